@@ -1,0 +1,21 @@
+# holo_library(NAME SOURCES ... [DEPS ...]): one folder, one library `holo_NAME`, alias `holo::NAME`.
+function(holo_library name)
+  cmake_parse_arguments(arg "" "" "SOURCES;DEPS;PRIVATE_DEPS" ${ARGN})
+  if(arg_SOURCES)
+    add_library(holo_${name} STATIC ${arg_SOURCES})
+    target_link_libraries(holo_${name} PUBLIC holo_options ${arg_DEPS} PRIVATE ${arg_PRIVATE_DEPS})
+  else()
+    add_library(holo_${name} INTERFACE)
+    target_link_libraries(holo_${name} INTERFACE holo_options ${arg_DEPS})
+  endif()
+  add_library(holo::${name} ALIAS holo_${name})
+endfunction()
+
+# holo_test(NAME SOURCES ... [DEPS ...]): a doctest program, registered with ctest under NAME.
+function(holo_test name)
+  cmake_parse_arguments(arg "" "" "SOURCES;DEPS" ${ARGN})
+  add_executable(${name}_test ${arg_SOURCES})
+  target_link_libraries(${name}_test PRIVATE holo_options holo_test_main ${arg_DEPS})
+  add_test(NAME ${name} COMMAND ${name}_test)
+  set_tests_properties(${name} PROPERTIES TIMEOUT 600 ENVIRONMENT "HOLO_TEST_DATA=${HOLO_TEST_DATA}")
+endfunction()
