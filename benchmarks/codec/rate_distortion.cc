@@ -1,0 +1,418 @@
+// holo_benchmark_codec: how many bytes a picture needs, and what the first of them are worth.
+//
+// For each picture of a folder and each coder (this project's, progressive JPEG, WebP, JPEG 2000, JPEG XL):
+//  - bytes, bits per pixel, PSNR, PSNR 6:1:1 and MS-SSIM over a range of settings;
+//  - BD-rates against progressive JPEG over 0.15 to 2.5 bits per pixel;
+//  - the quality of prefixes of one file: 2 to 70 % of its bytes.
+// Peers run as Debian's command-line programs; what they gave is kept below build/ under their versions and settings.
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <atomic>
+#include <cstdio>
+#include <filesystem>
+#include <iostream>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <opencv2/imgcodecs.hpp>
+#include <thread>
+
+#include "benchmarks/codec/coder.h"
+#include "benchmarks/codec/comparison.h"
+#include "benchmarks/codec/plot.h"
+#include "benchmarks/codec/result_cache.h"
+#include "common/bytes/bytes.h"
+#include "common/files/files.h"
+
+namespace holo::benchmarks {
+namespace {
+
+constexpr double kMinBpp = 0.15;
+constexpr double kMaxBpp = 2.5;
+constexpr double kPrefixBpps[] = {2.0, 1.0};
+constexpr std::size_t kQuickPictures = 4;
+
+struct Options {
+  std::string folder;
+  std::string json_file;
+  std::string plot_file;
+  std::string cache_file = HOLO_BENCHMARK_CACHE;
+  bool quick = false;
+  bool summary = false;
+  unsigned threads = 2;
+};
+
+// Everything about one picture; results by coder, as the list of coders.
+struct PictureResult {
+  Photograph photograph;
+  std::vector<CoderResult> coders;
+};
+
+Result<std::vector<std::filesystem::path>> ListPictures(const std::string& folder, bool quick) {
+  std::error_code error;
+  std::vector<std::filesystem::path> paths;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
+    std::string extension = entry.path().extension().string();
+    std::transform(extension.begin(), extension.end(), extension.begin(),
+                   [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+    if (extension == ".png" || extension == ".ppm" || extension == ".tif" || extension == ".tiff") {
+      paths.push_back(entry.path());
+    }
+  }
+  if (error) return Fail(Code::kNotFound, "folder " + folder + ": " + error.message());
+  if (paths.empty()) return Fail(Code::kNotFound, "folder " + folder + ": expected PNG, PPM or TIFF pictures");
+  std::sort(paths.begin(), paths.end());
+  if (quick && paths.size() > kQuickPictures) {
+    // Spread over the folder: on Kodak 1, 9, 17 and 24.
+    std::vector<std::filesystem::path> some;
+    for (std::size_t i = 0; i < kQuickPictures; ++i) {
+      some.push_back(paths[std::min(i * (paths.size() + 2) / (kQuickPictures - 1), paths.size() - 1)]);
+    }
+    paths = std::move(some);
+  }
+  return paths;
+}
+
+Result<Photograph> ReadPhotograph(const std::filesystem::path& path) {
+  const cv::Mat image = cv::imread(path.string(), cv::IMREAD_COLOR);
+  if (image.empty()) return Fail(Code::kInvalidArgument, path.string() + ": expected a picture");
+  Photograph photograph;
+  photograph.name = path.filename().string();
+  HOLO_ASSIGN_OR_RETURN(
+      photograph.picture,
+      pixels::Picture::Create({static_cast<std::uint32_t>(image.cols), static_cast<std::uint32_t>(image.rows), 3,
+                               pixels::SampleType::kU8, pixels::ColorModel::kRgb, false}));
+  for (int y = 0; y < image.rows; ++y) {
+    const auto row = photograph.picture.RowU8(static_cast<std::uint32_t>(y));
+    const std::uint8_t* in = image.ptr(y);
+    for (std::size_t i = 0; i < row.size(); ++i) row[i] = in[i - i % 3 + 2 - i % 3];
+  }
+  photograph.crc = bytes::Crc32(photograph.picture.bytes());
+  return photograph;
+}
+
+double Bpp(const Photograph& photograph, std::uint64_t bytes) {
+  return 8 * static_cast<double>(bytes) /
+         (static_cast<double>(photograph.picture.width()) * photograph.picture.height());
+}
+
+// The mean of what is there; NaN if nothing is.
+class Mean {
+ public:
+  void Add(double value) {
+    sum_ += value;
+    ++count_;
+  }
+  [[nodiscard]] double value() const { return count_ > 0 ? sum_ / count_ : std::nan(""); }
+  [[nodiscard]] int count() const { return count_; }
+
+ private:
+  double sum_ = 0;
+  int count_ = 0;
+};
+
+struct Comparison {
+  std::vector<std::unique_ptr<Coder>> coders;
+  std::vector<PictureResult> pictures;
+
+  // Against the first coder; NaN where the curves do not meet.
+  [[nodiscard]] double BdRateOf(const PictureResult& result, std::size_t coder, Measure measure) const {
+    const auto anchor = CurveBetween(result.coders[0], result.photograph, measure, kMinBpp, kMaxBpp);
+    const auto test = CurveBetween(result.coders[coder], result.photograph, measure, kMinBpp, kMaxBpp);
+    return quality::BdRate(anchor, test).value_or(std::nan(""));
+  }
+
+  [[nodiscard]] double MeanBdRate(std::size_t coder, Measure measure) const {
+    Mean mean;
+    for (const PictureResult& picture : pictures) {
+      const double rate = BdRateOf(picture, coder, measure);
+      if (!std::isnan(rate)) mean.Add(rate);
+    }
+    return mean.value();
+  }
+
+  // Means over the pictures of the points at one setting: x bits per pixel, y dB.
+  [[nodiscard]] std::pair<double, double> MeanPoint(std::size_t coder, std::size_t setting, Measure measure) const {
+    Mean bpp;
+    Mean decibels;
+    for (const PictureResult& picture : pictures) {
+      const Measurement& point = picture.coders[coder].curve[setting];
+      bpp.Add(Bpp(picture.photograph, point.bytes));
+      decibels.Add(InDecibels(point, measure));
+    }
+    return {bpp.value(), decibels.value()};
+  }
+
+  [[nodiscard]] double MeanPrefix(std::size_t coder, std::size_t run, std::size_t fraction, Measure measure) const {
+    Mean decibels;
+    for (const PictureResult& picture : pictures) {
+      decibels.Add(InDecibels(picture.coders[coder].prefixes[run].points[fraction], measure));
+    }
+    return decibels.value();
+  }
+};
+
+void PrintPicture(const Comparison& comparison, const PictureResult& result) {
+  const Photograph& photograph = result.photograph;
+  std::printf("\n%s, %u x %u\n%-10s %9s %9s %7s %9s %11s %9s\n", photograph.name.c_str(), photograph.picture.width(),
+              photograph.picture.height(), "coder", "setting", "bytes", "bpp", "PSNR dB", "6:1:1 dB", "MS-SSIM");
+  for (std::size_t c = 0; c < comparison.coders.size(); ++c) {
+    const Coder& coder = *comparison.coders[c];
+    for (std::size_t s = 0; s < coder.settings().size(); ++s) {
+      const Measurement& point = result.coders[c].curve[s];
+      std::printf("%-10s %9s %9llu %7.3f %9.2f %11.2f %9.5f\n", coder.name().c_str(), coder.settings()[s].c_str(),
+                  static_cast<unsigned long long>(point.bytes), Bpp(photograph, point.bytes), point.psnr, point.psnr611,
+                  point.ms_ssim);
+    }
+  }
+  for (std::size_t c = 1; c < comparison.coders.size(); ++c) {
+    std::printf("BD-rate %-10s", comparison.coders[c]->name().c_str());
+    for (const Measure measure : kMeasures) {
+      std::printf("  %s %+6.1f %%", NameOf(measure), 100 * comparison.BdRateOf(result, c, measure));
+    }
+    std::printf("\n");
+  }
+}
+
+void PrintSummary(const Comparison& comparison) {
+  std::printf("\nMeans over %zu pictures\n%-10s %9s %7s %9s %11s %11s\n", comparison.pictures.size(), "coder",
+              "setting", "bpp", "PSNR dB", "6:1:1 dB", "MS-SSIM dB");
+  for (std::size_t c = 0; c < comparison.coders.size(); ++c) {
+    const Coder& coder = *comparison.coders[c];
+    for (std::size_t s = 0; s < coder.settings().size(); ++s) {
+      const auto [bpp, psnr] = comparison.MeanPoint(c, s, Measure::kPsnr);
+      std::printf("%-10s %9s %7.3f %9.2f %11.2f %11.2f\n", coder.name().c_str(), coder.settings()[s].c_str(), bpp, psnr,
+                  comparison.MeanPoint(c, s, Measure::kPsnr611).second,
+                  comparison.MeanPoint(c, s, Measure::kMsSsim).second);
+    }
+  }
+
+  for (std::size_t run = 0; run < std::size(kPrefixBpps); ++run) {
+    for (const Measure measure : kMeasures) {
+      std::printf("\n%s in dB of the first part of a file of %.1f bits per pixel\n%-10s", NameOf(measure),
+                  kPrefixBpps[run], "coder");
+      for (const double fraction : kPrefixFractions) std::printf(" %6.0f %%", 100 * fraction);
+      std::printf("\n");
+      for (std::size_t c = 0; c < comparison.coders.size(); ++c) {
+        if (!comparison.coders[c]->is_progressive()) continue;
+        std::printf("%-10s", comparison.coders[c]->name().c_str());
+        for (std::size_t f = 0; f < std::size(kPrefixFractions); ++f) {
+          std::printf(" %8.2f", comparison.MeanPrefix(c, run, f, measure));
+        }
+        std::printf("\n");
+      }
+      // How often each is at least as good as the first coder, picture by picture.
+      for (std::size_t c = 1; c < comparison.coders.size(); ++c) {
+        if (!comparison.coders[c]->is_progressive()) continue;
+        std::printf("%-10s", ("  >= " + comparison.coders[0]->name()).c_str());
+        for (std::size_t f = 0; f < std::size(kPrefixFractions); ++f) {
+          std::size_t better = 0;
+          for (const PictureResult& picture : comparison.pictures) {
+            better += InDecibels(picture.coders[c].prefixes[run].points[f], measure) >=
+                              InDecibels(picture.coders[0].prefixes[run].points[f], measure)
+                          ? 1
+                          : 0;
+          }
+          std::printf(" %5zu/%zu", better, comparison.pictures.size());
+        }
+        std::printf("  (%s)\n", comparison.coders[c]->name().c_str());
+      }
+    }
+    for (std::size_t c = 0; c < comparison.coders.size(); ++c) {
+      std::size_t not_shown = 0;
+      Mean ratio;
+      for (const PictureResult& picture : comparison.pictures) {
+        if (!comparison.coders[c]->is_progressive()) continue;
+        const PrefixRun& prefixes = picture.coders[c].prefixes[run];
+        not_shown += static_cast<std::size_t>(std::count(prefixes.shown.begin(), prefixes.shown.end(), false));
+        ratio.Add(static_cast<double>(prefixes.file_bytes) / static_cast<double>(prefixes.target_bytes));
+      }
+      if (ratio.count() == 0) continue;
+      std::printf("%s: files of %.1f %% of the size asked for", comparison.coders[c]->name().c_str(),
+                  100 * ratio.value());
+      if (not_shown > 0) std::printf("; %zu prefixes gave no picture and count as mid-grey", not_shown);
+      std::printf("\n");
+    }
+  }
+
+  std::printf("\nBD-rate against %s, %.2f to %.1f bits per pixel (less is better)\n%-10s",  //
+              comparison.coders[0]->name().c_str(), kMinBpp, kMaxBpp, "coder");
+  for (const Measure measure : kMeasures) std::printf(" %12s", NameOf(measure));
+  std::printf("\n");
+  for (std::size_t c = 1; c < comparison.coders.size(); ++c) {
+    std::printf("%-10s", comparison.coders[c]->name().c_str());
+    for (const Measure measure : kMeasures) std::printf(" %+10.1f %%", 100 * comparison.MeanBdRate(c, measure));
+    std::printf("\n");
+  }
+}
+
+nlohmann::json ToJson(const Measurement& point, const Photograph& photograph) {
+  return {{"bytes", point.bytes},
+          {"bpp", Bpp(photograph, point.bytes)},
+          {"psnr", point.psnr},
+          {"psnr611", point.psnr611},
+          {"ms_ssim", point.ms_ssim}};
+}
+
+nlohmann::json BdRatesToJson(const std::function<double(Measure)>& rate) {
+  return {{"psnr", rate(Measure::kPsnr)}, {"psnr611", rate(Measure::kPsnr611)}, {"ms_ssim", rate(Measure::kMsSsim)}};
+}
+
+nlohmann::json ToJson(const Comparison& comparison) {
+  nlohmann::json report;
+  report["anchor"] = comparison.coders[0]->name();
+  report["min_bpp"] = kMinBpp;
+  report["max_bpp"] = kMaxBpp;
+  for (const PictureResult& result : comparison.pictures) {
+    nlohmann::json picture = {{"name", result.photograph.name},
+                              {"width", result.photograph.picture.width()},
+                              {"height", result.photograph.picture.height()}};
+    for (std::size_t c = 0; c < comparison.coders.size(); ++c) {
+      const Coder& coder = *comparison.coders[c];
+      nlohmann::json& out = picture["coders"][coder.name()];
+      for (std::size_t s = 0; s < coder.settings().size(); ++s) {
+        nlohmann::json point = ToJson(result.coders[c].curve[s], result.photograph);
+        point["setting"] = coder.settings()[s];
+        out["curve"].push_back(std::move(point));
+      }
+      for (const PrefixRun& run : result.coders[c].prefixes) {
+        nlohmann::json prefixes = {
+            {"target_bpp", run.target_bpp}, {"target_bytes", run.target_bytes}, {"file_bytes", run.file_bytes}};
+        for (std::size_t f = 0; f < run.points.size(); ++f) {
+          nlohmann::json point = ToJson(run.points[f], result.photograph);
+          point["fraction"] = kPrefixFractions[f];
+          point["shown"] = static_cast<bool>(run.shown[f]);
+          prefixes["points"].push_back(std::move(point));
+        }
+        out["prefixes"].push_back(std::move(prefixes));
+      }
+      out["bd_rate"] = BdRatesToJson([&](Measure measure) { return comparison.BdRateOf(result, c, measure); });
+    }
+    report["pictures"].push_back(std::move(picture));
+  }
+  for (std::size_t c = 0; c < comparison.coders.size(); ++c) {
+    nlohmann::json& mean = report["mean"][comparison.coders[c]->name()];
+    mean["version"] = comparison.coders[c]->version();
+    mean["bd_rate"] = BdRatesToJson([&](Measure measure) { return comparison.MeanBdRate(c, measure); });
+  }
+  return report;
+}
+
+std::string Plot(const Comparison& comparison) {
+  std::vector<Panel> panels;
+  for (const Measure measure : {Measure::kPsnr611, Measure::kMsSsim}) {
+    Panel curves{std::string(NameOf(measure)) + " against size",
+                 "bits per pixel",
+                 std::string(NameOf(measure)) + ", dB",
+                 true,
+                 {}};
+    for (std::size_t c = 0; c < comparison.coders.size(); ++c) {
+      Series series{comparison.coders[c]->name(), {}};
+      for (std::size_t s = 0; s < comparison.coders[c]->settings().size(); ++s) {
+        series.points.push_back(comparison.MeanPoint(c, s, measure));
+      }
+      curves.series.push_back(std::move(series));
+    }
+    panels.push_back(std::move(curves));
+  }
+  for (std::size_t run = 0; run < std::size(kPrefixBpps); ++run) {
+    char title[80];
+    std::snprintf(title, sizeof title, "The first part of a file of %.0f bit per pixel", kPrefixBpps[run]);
+    Panel prefixes{title, "per cent of the bytes", "PSNR 6:1:1, dB", true, {}};
+    for (std::size_t c = 0; c < comparison.coders.size(); ++c) {
+      if (!comparison.coders[c]->is_progressive()) continue;
+      Series series{comparison.coders[c]->name(), {}};
+      for (std::size_t f = 0; f < std::size(kPrefixFractions); ++f) {
+        series.points.emplace_back(100 * kPrefixFractions[f], comparison.MeanPrefix(c, run, f, Measure::kPsnr611));
+      }
+      prefixes.series.push_back(std::move(series));
+    }
+    panels.push_back(std::move(prefixes));
+  }
+  return PlotSvg("Means over " + std::to_string(comparison.pictures.size()) + " pictures", panels);
+}
+
+Result<void> WriteText(const std::string& path, const std::string& text) {
+  return files::AtomicWrite(path, std::span(reinterpret_cast<const std::uint8_t*>(text.data()), text.size()));
+}
+
+Result<void> Run(const Options& options) {
+  HOLO_ASSIGN_OR_RETURN(const auto paths, ListPictures(options.folder, options.quick));
+  std::vector<std::string> missing;
+  Comparison comparison;
+  comparison.coders = FindPeers(missing);
+  for (const std::string& line : missing) std::cerr << line << "\n";
+  if (comparison.coders.empty() || comparison.coders[0]->name() != "JPEG") {
+    return Fail(Code::kFailedPrecondition,
+                "progressive JPEG is what everything is compared with: install libjpeg-turbo-progs");
+  }
+
+  ResultCache cache(options.cache_file);
+  std::vector<Result<PictureResult>> results(paths.size());
+  std::atomic<std::size_t> next = 0;
+  std::atomic<std::size_t> done = 0;
+  const auto work = [&] {
+    for (std::size_t i; (i = next++) < paths.size();) {
+      results[i] = [&]() -> Result<PictureResult> {
+        PictureResult result;
+        HOLO_ASSIGN_OR_RETURN(result.photograph, ReadPhotograph(paths[i]));
+        for (const auto& coder : comparison.coders) {
+          HOLO_ASSIGN_OR_RETURN(CoderResult measured, MeasureCoder(*coder, result.photograph, kPrefixBpps, cache));
+          result.coders.push_back(std::move(measured));
+        }
+        return result;
+      }();
+      const auto saved = cache.Save();
+      std::string line = "[" + std::to_string(++done) + "/" + std::to_string(paths.size()) + "] " +
+                         paths[i].filename().string() + (saved ? "" : ": " + ToString(saved.error())) + "\n";
+      std::cerr << line;
+    }
+  };
+  {
+    std::vector<std::jthread> threads;
+    for (unsigned i = 1; i < options.threads; ++i) threads.emplace_back(work);
+    work();
+  }
+  for (Result<PictureResult>& result : results) {
+    if (result) {
+      comparison.pictures.push_back(std::move(*result));
+    } else {
+      std::cerr << "left out: " << ToString(result.error()) << "\n";
+    }
+  }
+  if (comparison.pictures.empty()) return Fail(Code::kInvalidArgument, "no picture could be measured");
+
+  for (const auto& coder : comparison.coders) {
+    std::printf("%s: %s\n", coder->name().c_str(), coder->version().c_str());
+  }
+  if (!options.summary) {
+    for (const PictureResult& picture : comparison.pictures) PrintPicture(comparison, picture);
+  }
+  PrintSummary(comparison);
+  if (!options.json_file.empty()) HOLO_RETURN_IF_ERROR(WriteText(options.json_file, ToJson(comparison).dump(1) + "\n"));
+  if (!options.plot_file.empty()) HOLO_RETURN_IF_ERROR(WriteText(options.plot_file, Plot(comparison)));
+  return {};
+}
+
+}  // namespace
+}  // namespace holo::benchmarks
+
+int main(int argc, char** argv) {
+  holo::benchmarks::Options options;
+  const char* data = std::getenv("HOLO_TEST_DATA");
+  options.folder = std::string(data != nullptr ? data : HOLO_TEST_DATA_DEFAULT) + "/kodak";
+  CLI::App app{"Bytes and quality of this project's codec and its peers, as a table on standard output."};
+  app.add_option("--folder", options.folder, "Pictures (PNG, PPM, TIFF); default: $HOLO_TEST_DATA/kodak");
+  app.add_option("--json", options.json_file, "Write all numbers to this file");
+  app.add_option("--plot", options.plot_file, "Draw quality against size to this SVG file");
+  app.add_option("--cache", options.cache_file, "Where the peers' results are kept");
+  app.add_option("--threads", options.threads, "Pictures measured at the same time")->check(CLI::Range(1, 64));
+  app.add_flag("--quick", options.quick, "Four pictures only");
+  app.add_flag("--summary", options.summary, "Means only, no table for each picture");
+  CLI11_PARSE(app, argc, argv);
+  const auto result = holo::benchmarks::Run(options);
+  if (!result) {
+    std::cerr << "holo_benchmark_codec: " << ToString(result.error()) << "\n";
+    return holo::ToExitCode(result.error().code);
+  }
+  return 0;
+}
