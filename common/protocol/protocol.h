@@ -15,6 +15,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -299,14 +300,19 @@ class ClientSession {
     std::string name;
     bool is_opened = false;
     bool is_closing = false;
-    bool offered_held = false;
-    basis::Hash content_hash{};
+    bool has_bases = false;
+    basis::Hash content_hash{};          // until opened: of what was offered as held
     std::vector<v1::HeldLevel> offered;  // until opened
     container::AssetHeader header;
     HeldChunks held;
     std::uint32_t last_view_id = 0;
     std::optional<v1::View> unsent_view;
-    std::map<std::pair<std::uint32_t, std::uint32_t>, std::vector<std::uint8_t>> parts;  // by (level, tile)
+    struct Partial {
+      std::uint32_t layer = 0;
+      std::uint32_t total_bytes = 0;
+      std::vector<std::uint8_t> data;
+    };
+    std::map<std::pair<std::uint32_t, std::uint32_t>, Partial> parts;  // by (level, tile)
   };
 
   [[nodiscard]] Result<ClientEvent> OnWelcome(const v1::Welcome& welcome);
@@ -319,7 +325,7 @@ class ClientSession {
   [[nodiscard]] Result<OpenAsset*> FindOpened(std::uint32_t handle, std::string_view message);
 
   ClientOptions options_;
-  std::vector<basis::Hash> known_bases_;
+  std::set<basis::Hash> known_bases_;
   bool said_hello_ = false;
   bool is_welcome_ = false;
   bool said_goodbye_ = false;
