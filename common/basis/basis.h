@@ -13,11 +13,10 @@
 
 #include <array>
 #include <cstdint>
-#include <map>
 #include <memory>
-#include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "common/status/status.h"
@@ -41,7 +40,8 @@ struct Rows {
 
 class Basis {
  public:
-  // Reads the format of FORMAT.md, checks every bound and that rows are orthonormal within 1e-3.
+  // Reads the format of FORMAT.md, checking every bound. Rows must be orthonormal within 1e-2; they are made exactly
+  // so.
   [[nodiscard]] static Result<std::shared_ptr<const Basis>> Parse(std::span<const std::uint8_t> bytes);
 
   [[nodiscard]] const Hash& hash() const { return hash_; }
@@ -61,6 +61,11 @@ class Basis {
   Rows rows8_;
   Rows rows4_;
 };
+
+// The bytes of a basis (see FORMAT.md) from its rows, which Parse() makes exactly orthonormal again after their
+// rounding to 16 bits. kInvalidArgument for a description of more than 255 bytes.
+[[nodiscard]] Result<std::vector<std::uint8_t>> Serialize(std::uint32_t channels, std::string_view description,
+                                                          const Rows& rows8, const Rows& rows4);
 
 // The hash that names `bytes`.
 [[nodiscard]] Hash HashOf(std::span<const std::uint8_t> bytes);

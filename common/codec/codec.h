@@ -5,6 +5,7 @@
 // pixels. One Decoder is used by one thread at a time; different ones are independent.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -36,7 +37,10 @@ struct EncodeOptions {
   std::shared_ptr<const basis::Basis> basis;  // for kGiven: its channels must be 1 or the picture's channel count
   bool embed_basis = false;                   // for kGiven: store it in the file, too
   unsigned threads = 1;
-  // Called from the encoding thread with the fraction done, 0..1; return false to cancel (kCancelled).
+  // For training: counts what every context codes ([context][bit]); needs threads == 1. Not owned.
+  std::vector<std::array<std::uint64_t, 2>>* statistics = nullptr;
+  // Called from an encoding thread, one call at a time, with the fraction done, 0..1; return false to cancel
+  // (kCancelled).
   std::function<bool(double)> progress;
 };
 

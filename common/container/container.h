@@ -9,6 +9,7 @@
 // ByteSource allows concurrent ReadAt.
 #pragma once
 
+#include <array>
 #include <compare>
 #include <cstdint>
 #include <memory>
@@ -84,6 +85,8 @@ struct AssetHeader {
 
   // Level-0 pixels covered by a tile, without the neighbours that its lapped borders touch.
   [[nodiscard]] pixels::Rect TileRect(std::uint32_t level, std::uint32_t tile) const;
+  // How far beyond TileRect a tile's coefficients reach, in level-0 pixels.
+  [[nodiscard]] std::uint32_t ReachPx(std::uint32_t level) const;
   // Tiles of `level` whose pixels can influence `region` (level-0 pixels), as first/last column and row, inclusive.
   struct TileRange {
     std::uint32_t x0 = 0, y0 = 0, x1 = 0, y1 = 0;
@@ -126,8 +129,8 @@ struct ChunkInfo {
   double distortion = 0;         // squared error (summed over samples of level 0) that it removes
 };
 
-// An opened .holo file. A truncated file opens if its header is whole; chunks that are not all there do not exist,
-// except that the last one may be there in part (FindChunk then says how much).
+// An opened .holo file. A truncated file opens if its header and directory are whole; of the chunks that it lists the
+// last may be there in part.
 class AssetReader {
  public:
   // Reads the header, the embedded bases and the index, checking each checksum. kDataLoss with what was expected and
@@ -149,18 +152,16 @@ class AssetReader {
   [[nodiscard]] const std::vector<ChunkInfo>& chunks() const { return chunks_; }
   // nullptr if there is no such chunk. O(log n).
   [[nodiscard]] const ChunkInfo* FindChunk(const ChunkId& id) const;
-  // The chunk's bytes, for Decoder::AddChunk. Reading the first chunk of an index page verifies the page's checksum.
+  // Bytes of the chunk that are in the file: fewer than size_bytes only for the last chunk of a truncated file.
+  [[nodiscard]] std::uint32_t AvailableBytes(const ChunkInfo& chunk) const;
+  // Those bytes, for Decoder::AddChunk (or AddPartialChunk). The first read from a page of the index verifies the
+  // checksum of the page, unless the file is truncated inside it.
   [[nodiscard]] Result<std::vector<std::uint8_t>> ReadChunk(const ChunkInfo& chunk) const;
 
  private:
   AssetReader() = default;
 
-  struct Page {
-    std::uint64_t table_offset = 0;
-    std::uint64_t data_offset = 0;
-    std::uint64_t data_bytes = 0;
-    std::uint32_t crc = 0;
-  };
+  struct Pages;
 
   std::shared_ptr<const ByteSource> source_;
   AssetHeader header_;
@@ -169,6 +170,7 @@ class AssetReader {
   std::uint64_t expected_file_bytes_ = 0;
   std::vector<std::vector<std::uint8_t>> embedded_bases_;
   std::vector<ChunkInfo> chunks_;
+  std::shared_ptr<Pages> pages_;
 };
 
 // What goes into a file: every chunk with its bytes, in any order.

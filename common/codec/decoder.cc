@@ -1,0 +1,133 @@
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "common/codec/chunk.h"
+#include "common/codec/codec.h"
+#include "common/codec/decoder_state.h"
+
+namespace holo::codec {
+
+Decoder::Decoder(std::unique_ptr<State> state) : state_(std::move(state)) {}
+Decoder::Decoder(Decoder&&) noexcept = default;
+Decoder& Decoder::operator=(Decoder&&) noexcept = default;
+Decoder::~Decoder() = default;
+
+Result<Decoder> Decoder::Create(container::AssetHeader header, const BasisResolver& resolve, Options options) {
+  auto state = std::make_unique<State>();
+  HOLO_ASSIGN_OR_RETURN(state->layout, AssetLayout::Create(header, resolve));
+  state->levels.resize(header.levels.size());
+  state->header = std::move(header);
+  state->options = options;
+  return Decoder(std::move(state));
+}
+
+const container::AssetHeader& Decoder::header() const {
+  return state_->header;
+}
+std::uint64_t Decoder::received_bytes() const {
+  return state_->received_bytes;
+}
+std::size_t Decoder::memory_bytes() const {
+  return state_->chunk_memory_bytes + state_->decoded_memory_bytes;
+}
+
+bool Decoder::HasChunk(const container::ChunkId& id) const {
+  if (id.level >= state_->levels.size()) return false;
+  const auto tile = state_->levels[id.level].find(id.tile);
+  return tile != state_->levels[id.level].end() && tile->second.chunks.contains(id.layer);
+}
+
+Result<pixels::Rect> Decoder::AddChunk(const container::ChunkId& id, std::span<const std::uint8_t> bytes) {
+  return state_->Add(id, bytes, false);
+}
+
+Result<pixels::Rect> Decoder::AddPartialChunk(const container::ChunkId& id, std::span<const std::uint8_t> bytes) {
+  return state_->Add(id, bytes, true);
+}
+
+Result<pixels::Rect> Decoder::State::Add(const container::ChunkId& id, std::span<const std::uint8_t> bytes,
+                                         bool partial) {
+  if (id.level >= header.levels.size() || id.layer >= header.layer_count ||
+      id.tile >= header.levels[id.level].tile_count()) {
+    return Fail(Code::kInvalidArgument, "chunk: expected a level below " + std::to_string(header.levels.size()) +
+                                            ", a layer below " + std::to_string(header.layer_count) +
+                                            " and a tile of that level, found level " + std::to_string(id.level) +
+                                            ", layer " + std::to_string(id.layer) + ", tile " +
+                                            std::to_string(id.tile));
+  }
+  if (bytes.size() > container::kMaxChunkBytes) {
+    return Fail(Code::kResourceExhausted, "chunk: expected at most " + std::to_string(container::kMaxChunkBytes) +
+                                              " bytes, found " + std::to_string(bytes.size()));
+  }
+  auto parsed = ParseChunkHeader(bytes, id.layer);
+  if (!parsed) {
+    if (partial) return pixels::Rect{};
+    return tl::unexpected<Error>(std::move(parsed).error());
+  }
+  Tile& tile = levels[id.level][id.tile];
+  if (tile.chunks.contains(id.layer)) return pixels::Rect{};
+  Tile::Chunk chunk;
+  chunk.previous_layer = parsed->previous_layer;
+  chunk.passes = parsed->passes;
+  chunk.partial = partial;
+  const std::span<const std::uint8_t> code = bytes.subspan(parsed->size_bytes);
+  chunk.bytes.assign(code.begin(), code.end());
+  received_bytes += bytes.size();
+  chunk_memory_bytes += bytes.size() + sizeof(Tile::Chunk);
+  tile.chunks.emplace(id.layer, std::move(chunk));
+
+  const int before = tile.usable_layer;
+  for (auto next = tile.chunks.upper_bound(tile.usable_layer);
+       next != tile.chunks.end() && next->second.previous_layer == tile.usable_layer; ++next) {
+    if (tile.usable_layer >= 0 && tile.chunks.at(tile.usable_layer).partial) break;
+    tile.usable_layer = next->first;
+  }
+  if (tile.usable_layer == before) return pixels::Rect{};
+  const pixels::Rect core = header.TileRect(id.level, id.tile);
+  const std::uint32_t reach = header.ReachPx(id.level);
+  const std::uint32_t left = core.x > reach ? core.x - reach : 0;
+  const std::uint32_t top = core.y > reach ? core.y - reach : 0;
+  const pixels::Rect touched = {left, top, core.x - left + core.width + reach, core.y - top + core.height + reach};
+  return pixels::Intersect(touched, {0, 0, header.layout.width, header.layout.height});
+}
+
+const TileState* Decoder::State::Decoded(std::uint32_t level_index, std::uint32_t tile_index) {
+  const auto found = levels[level_index].find(tile_index);
+  if (found == levels[level_index].end() || found->second.usable_layer < 0) return nullptr;
+  Tile& tile = found->second;
+  tile.last_use = ++use_clock;
+  if (tile.decoder == nullptr) {
+    const container::Level& level = header.levels[level_index];
+    const TileShape shape = ShapeOf(level, tile_index);
+    const std::vector<std::uint32_t> counts = layout.CountsOf(level);
+    tile.decoder = std::make_unique<TileDecoder>(KindOf(level), shape.columns, shape.rows, counts);
+    tile.decoded_layer = -1;
+    decoded_memory_bytes += tile.decoder->state().memory_bytes();
+    Trim(level_index, tile_index);
+  }
+  while (tile.decoded_layer < tile.usable_layer) {
+    const auto next = tile.chunks.upper_bound(tile.decoded_layer);
+    tile.decoder->Decode(next->second.passes, next->second.bytes, next->second.partial);
+    tile.decoded_layer = next->first;
+  }
+  return &tile.decoder->state();
+}
+
+void Decoder::State::Trim(std::uint32_t keep_level, std::uint32_t keep_tile) {
+  while (decoded_memory_bytes > options.max_decoded_bytes) {
+    Tile* oldest = nullptr;
+    for (std::uint32_t l = 0; l < levels.size(); ++l) {
+      for (auto& [index, tile] : levels[l]) {
+        if (tile.decoder == nullptr || (l == keep_level && index == keep_tile)) continue;
+        if (oldest == nullptr || tile.last_use < oldest->last_use) oldest = &tile;
+      }
+    }
+    if (oldest == nullptr) return;
+    decoded_memory_bytes -= oldest->decoder->state().memory_bytes();
+    oldest->decoder.reset();
+    oldest->decoded_layer = -1;
+  }
+}
+
+}  // namespace holo::codec

@@ -1,0 +1,620 @@
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <limits>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "common/basis/train.h"
+#include "common/codec/chunk.h"
+#include "common/codec/codec.h"
+#include "common/codec/layout.h"
+
+namespace holo::codec {
+namespace {
+
+using transform::Plane;
+
+// A pass is worth its bytes while it saves at least so many squared steps a byte; at a step of s, coding finer costs a
+// byte for about 0.9 s^2.
+constexpr double kFinalSlope = 0.6;
+// Successive layers go down by this factor in slope.
+constexpr double kLayerRatio = 3.0;
+
+constexpr float kSmallestStep = 0.5f;
+constexpr float kLargestStep = 1024.0f;
+
+// The quantiser step in units of 8-bit samples at `quality`: scaled as libjpeg scales its tables, so that the same
+// number gives a picture of about the same quality.
+float StepAtQuality(float quality) {
+  const float clamped = std::clamp(quality, 1.0f, 100.0f);
+  const float scale = clamped < 50.0f ? 50.0f / clamped : 2.0f - clamped / 50.0f;
+  return std::clamp(32.0f * scale, kSmallestStep, kLargestStep);
+}
+
+// One tile of one level, coded.
+struct CodedTile {
+  std::uint32_t level = 0;
+  std::uint32_t tile = 0;
+  TileCode code;
+  double energy = 0;  // squared error of an empty code, in squared steps
+};
+
+// The picture, row by row of tiles, as planes ready for projection.
+class Analysis {
+ public:
+  Analysis(const pixels::Picture& picture, const container::AssetHeader& header, const AssetLayout& layout)
+      : picture_(picture), header_(header), layout_(layout) {}
+
+  // The lapped planes of tile row `row` of level 0. `first_row` is set to where the row's first patch starts in them.
+  std::vector<Plane> Strip(std::uint32_t row, std::uint32_t& first_row) const {
+    const container::Level& level = header_.levels[0];
+    const std::uint32_t strip_px = container::kTilePatches * level.patch_px;
+    const std::uint32_t padded_width = level.patches_x * level.patch_px;
+    const std::uint32_t padded_height = level.patches_y * level.patch_px;
+    const std::uint32_t half = level.patch_px / 2;
+    const std::uint32_t y0 = row == 0 ? 0 : row * strip_px - half;
+    const std::uint32_t y1 = std::min(row * strip_px + strip_px + half, padded_height);
+    first_row = row == 0 ? 0 : half;
+    std::vector<Plane> planes;
+    for (std::uint32_t c = 0; c < header_.layout.channels; ++c) planes.emplace_back(padded_width, y1 - y0);
+    for (std::uint32_t y = y0; y < y1; ++y) LoadRow(std::min(y, picture_.height() - 1), y - y0, planes);
+    if (header_.color_transform == container::ColorTransform::kYCbCr) {
+      transform::RgbToYCbCr(planes[0].samples.data(), planes[1].samples.data(), planes[2].samples.data(),
+                            planes[0].samples.size());
+    }
+    for (Plane& plane : planes) {
+      transform::LapColumnsForward(plane, level.patch_px);
+      transform::LapRowsForward(plane, level.patch_px, row == 0 ? level.patch_px : half);
+    }
+    return planes;
+  }
+
+  // Coefficients of one tile in steps, one [patches, count] array a group; means go to `means` (planes of the next
+  // level).
+  void ProjectTile(const std::vector<Plane>& planes, std::uint32_t level_index, std::uint32_t tile,
+                   std::uint32_t first_row, std::vector<std::vector<float>>& targets, std::vector<Plane>* means) const {
+    const container::Level& level = header_.levels[level_index];
+    const TileShape shape = ShapeOf(level, tile);
+    const std::uint32_t px = level.patch_px;
+    const std::size_t area = std::size_t{px} * px;
+    targets.resize(layout_.groups.size());
+    std::vector<float> patch;
+    std::vector<float> coefficients;
+    for (std::size_t g = 0; g < layout_.groups.size(); ++g) {
+      const GroupLayout& group = layout_.groups[g];
+      const transform::Kernel& kernel = group.KernelOf(level);
+      const std::uint32_t count = group.CountOf(level);
+      const float inverse_step = 1.0f / StepOf(header_, group.group, level);
+      targets[g].resize(std::size_t{shape.rows} * shape.columns * count);
+      patch.resize(area * group.group.channel_count);
+      coefficients.resize(kernel.count);
+      float* out = targets[g].data();
+      for (std::uint32_t row = 0; row < shape.rows; ++row) {
+        for (std::uint32_t column = 0; column < shape.columns; ++column) {
+          for (std::uint32_t c = 0; c < group.group.channel_count; ++c) {
+            const float mean =
+                transform::GatherPatch(planes[group.group.first_channel + c], (shape.first_column + column) * px,
+                                       first_row + row * px, px, patch.data() + c * area);
+            if (means != nullptr) {
+              (*means)[group.group.first_channel + c].Row(shape.first_row + row)[shape.first_column + column] = mean;
+            }
+          }
+          transform::Project(kernel, patch.data(), coefficients.data());
+          for (std::uint32_t k = 0; k < count; ++k) *out++ = coefficients[k] * inverse_step;
+        }
+      }
+    }
+  }
+
+ private:
+  void LoadRow(std::uint32_t y, std::uint32_t to_row, std::vector<Plane>& planes) const {
+    const float mid = MidSample(header_.layout.sample_type);
+    const std::uint32_t width = picture_.width();
+    const std::size_t channels = planes.size();
+    for (std::size_t c = 0; c < channels; ++c) {
+      float* out = planes[c].Row(to_row);
+      if (header_.layout.sample_type == pixels::SampleType::kU8) {
+        const std::uint8_t* in = picture_.RowU8(y).data() + c;
+        for (std::uint32_t x = 0; x < width; ++x) out[x] = static_cast<float>(in[x * channels]) - mid;
+      } else {
+        const std::uint16_t* in = picture_.RowU16(y).data() + c;
+        for (std::uint32_t x = 0; x < width; ++x) out[x] = static_cast<float>(in[x * channels]) - mid;
+      }
+      std::fill(out + width, out + planes[c].width, out[width - 1]);
+    }
+  }
+
+  const pixels::Picture& picture_;
+  const container::AssetHeader& header_;
+  const AssetLayout& layout_;
+};
+
+// Repeats the last column and row of a plane of which only `width` x `height` samples are filled.
+void ExtendEdges(Plane& plane, std::uint32_t width, std::uint32_t height) {
+  for (std::uint32_t y = 0; y < height; ++y)
+    std::fill(plane.Row(y) + width, plane.Row(y) + plane.width, plane.Row(y)[width - 1]);
+  for (std::uint32_t y = height; y < plane.height; ++y) std::copy_n(plane.Row(height - 1), plane.width, plane.Row(y));
+}
+
+double EnergyOf(std::span<const std::vector<float>> targets) {
+  double energy = 0;
+  for (const std::vector<float>& values : targets) {
+    for (const float value : values) energy += static_cast<double>(value) * value;
+  }
+  return energy;
+}
+
+// Runs `work(i)` for i in 0..count-1 on up to `threads` threads, stopping early when it returns false.
+template <typename Work>
+bool ForEach(unsigned threads, std::uint32_t count, const Work& work) {
+  std::atomic<std::uint32_t> next{0};
+  std::atomic<bool> going{true};
+  const auto run = [&] {
+    for (std::uint32_t i = next++; i < count && going; i = next++) {
+      if (!work(i)) going = false;
+    }
+  };
+  std::vector<std::jthread> pool;
+  for (unsigned t = 1; t < std::min<unsigned>(threads, count); ++t) pool.emplace_back(run);
+  run();
+  pool.clear();
+  return going;
+}
+
+// All tiles of all levels.
+Result<std::vector<CodedTile>> CodeTiles(const pixels::Picture& picture, const container::AssetHeader& header,
+                                         const AssetLayout& layout, const EncodeOptions& options, double progress_from,
+                                         double progress_to) {
+  const Analysis analysis(picture, header, layout);
+  std::vector<CodedTile> tiles;
+  std::vector<Plane> planes;  // of the level at hand, above level 0
+  std::mutex mutex;
+  std::uint64_t total_tiles = 0;
+  for (const container::Level& level : header.levels) total_tiles += level.tile_count();
+  std::uint64_t done_tiles = 0;
+  for (std::uint32_t l = 0; l < header.levels.size(); ++l) {
+    const container::Level& level = header.levels[l];
+    const TileKind kind = KindOf(level);
+    const std::vector<std::uint32_t> counts = layout.CountsOf(level);
+    const bool top = level.patch_px == 1;
+    std::vector<Plane> means;
+    if (!top) {
+      const container::Level& next = header.levels[l + 1];
+      for (std::uint32_t c = 0; c < header.layout.channels; ++c) {
+        means.emplace_back(next.patches_x * next.patch_px, next.patches_y * next.patch_px);
+      }
+    }
+    const bool finished = ForEach(l == 0 ? options.threads : 1, level.tiles_y, [&](std::uint32_t row) {
+      std::uint32_t first_row = row * container::kTilePatches * level.patch_px;
+      std::vector<Plane> strip;
+      if (l == 0) strip = analysis.Strip(row, first_row);
+      for (std::uint32_t column = 0; column < level.tiles_x; ++column) {
+        CodedTile coded;
+        coded.level = l;
+        coded.tile = row * level.tiles_x + column;
+        const TileShape shape = ShapeOf(level, coded.tile);
+        std::vector<std::vector<float>> targets;
+        if (top) {
+          targets.resize(layout.groups.size());
+          for (std::size_t g = 0; g < layout.groups.size(); ++g) {
+            const container::ComponentGroup& group = layout.groups[g].group;
+            const float inverse_step = 1.0f / StepOf(header, group, level);
+            for (std::uint32_t y = 0; y < shape.rows; ++y) {
+              for (std::uint32_t x = 0; x < shape.columns; ++x) {
+                for (std::uint32_t c = 0; c < group.channel_count; ++c) {
+                  targets[g].push_back(planes[group.first_channel + c].Row(y)[x] * inverse_step);
+                }
+              }
+            }
+          }
+        } else {
+          analysis.ProjectTile(l == 0 ? strip : planes, l, coded.tile, first_row, targets, &means);
+        }
+        coded.energy = EnergyOf(targets);
+        coded.code = EncodeTile(kind, shape.columns, shape.rows, counts, targets, options.statistics);
+        const std::lock_guard lock(mutex);
+        tiles.push_back(std::move(coded));
+        ++done_tiles;
+        if (options.progress) {
+          const double fraction = static_cast<double>(done_tiles) / static_cast<double>(total_tiles);
+          if (!options.progress(progress_from + (progress_to - progress_from) * fraction)) return false;
+        }
+      }
+      return true;
+    });
+    if (!finished) return Fail(Code::kCancelled, "encoding was cancelled");
+    if (!top) {
+      const container::Level& next = header.levels[l + 1];
+      for (Plane& plane : means) {
+        ExtendEdges(plane, next.width, next.height);
+        transform::LapColumnsForward(plane, next.patch_px);
+        transform::LapRowsForward(plane, next.patch_px, next.patch_px);
+      }
+      planes = std::move(means);
+    }
+  }
+  return tiles;
+}
+
+// The cuts on the upper convex hull of distortion saved over bytes, as indices into `cuts`.
+std::vector<std::size_t> HullOf(const std::vector<CutPoint>& cuts) {
+  std::vector<std::size_t> hull;
+  const auto slope = [&cuts](std::size_t from, std::size_t to) {  // from == cuts.size(): the origin
+    const double d = cuts[to].distortion_saved - (from < cuts.size() ? cuts[from].distortion_saved : 0.0);
+    const double b = static_cast<double>(cuts[to].bytes) - (from < cuts.size() ? cuts[from].bytes : 0.0);
+    return b > 0 ? d / b : d > 0 ? std::numeric_limits<double>::infinity() : 0.0;
+  };
+  for (std::size_t i = 0; i < cuts.size(); ++i) {
+    for (;;) {
+      const std::size_t last = hull.empty() ? cuts.size() : hull.back();
+      const double after = slope(last, i);
+      if (after <= 0) break;
+      if (hull.empty()) {
+        hull.push_back(i);
+        break;
+      }
+      const std::size_t before_last = hull.size() > 1 ? hull[hull.size() - 2] : cuts.size();
+      if (slope(before_last, last) > after) {
+        hull.push_back(i);
+        break;
+      }
+      hull.pop_back();
+    }
+  }
+  return hull;
+}
+
+// Tiles cut into layers.
+struct Layered {
+  std::vector<container::ChunkData> chunks;
+  std::uint32_t layer_count = 1;
+  double distortion_left = 0;  // squared steps
+  std::uint64_t chunk_bytes = 0;
+};
+
+// Cuts every tile into layers at equal slopes, down to `final_slope` (squared steps a byte).
+Layered CutLayers(const std::vector<CodedTile>& tiles, double final_slope) {
+  Layered out;
+  double steepest = final_slope;
+  std::vector<std::vector<std::size_t>> hulls;
+  for (const CodedTile& tile : tiles) {
+    hulls.push_back(HullOf(tile.code.cuts));
+    if (!hulls.back().empty()) {
+      const CutPoint& first = tile.code.cuts[hulls.back().front()];
+      steepest = std::max(steepest, first.distortion_saved / std::max(1u, first.bytes));
+    }
+  }
+  const double layers = std::ceil(std::log(steepest / final_slope) / std::log(kLayerRatio));
+  out.layer_count = static_cast<std::uint32_t>(std::clamp(layers, 1.0, static_cast<double>(container::kMaxLayers)));
+  for (std::size_t t = 0; t < tiles.size(); ++t) {
+    const CodedTile& tile = tiles[t];
+    const std::vector<CutPoint>& cuts = tile.code.cuts;
+    std::size_t next = 0;  // into the hull
+    std::size_t passes = 0;
+    std::uint32_t bytes = 0;
+    double saved = 0;
+    int previous_layer = -1;
+    for (std::uint32_t layer = 0; layer < out.layer_count; ++layer) {
+      const double threshold = final_slope * std::pow(kLayerRatio, out.layer_count - 1 - layer);
+      std::size_t end_passes = passes;
+      std::uint32_t end_bytes = bytes;
+      double end_saved = saved;
+      while (next < hulls[t].size()) {
+        const CutPoint& cut = cuts[hulls[t][next]];
+        const double cost = static_cast<double>(cut.bytes) - end_bytes;
+        if (cut.distortion_saved - end_saved < threshold * cost) break;
+        end_passes = hulls[t][next] + 1;
+        end_bytes = cut.bytes;
+        end_saved = cut.distortion_saved;
+        ++next;
+      }
+      if (end_bytes == bytes) continue;  // passes without bytes of their own go with the next layer
+      const bool last = layer + 1 == out.layer_count;
+      // A chunk costs about four bytes of index: too small a gain waits for the next layer.
+      if (!last && end_bytes - bytes < 12 && previous_layer >= 0) {
+        while (next > 0 && cuts[hulls[t][next - 1]].bytes > bytes) --next;
+        continue;
+      }
+      bytes::ByteWriter writer;
+      AppendChunkHeader(writer, end_passes - passes, previous_layer, static_cast<int>(layer));
+      writer.WriteSpan(std::span(tile.code.bytes).subspan(bytes, end_bytes - bytes));
+      container::ChunkData chunk;
+      chunk.id = {static_cast<std::uint8_t>(layer), static_cast<std::uint8_t>(tile.level), tile.tile};
+      chunk.distortion = end_saved - saved;
+      chunk.bytes = writer.Take();
+      out.chunk_bytes += chunk.bytes.size();
+      out.chunks.push_back(std::move(chunk));
+      previous_layer = static_cast<int>(layer);
+      passes = end_passes;
+      bytes = end_bytes;
+      saved = end_saved;
+    }
+    out.distortion_left += tile.energy - saved;
+  }
+  return out;
+}
+
+// What one choice of bases means for the header, and the bases to store in the file.
+struct BasisPlan {
+  container::AssetHeader header;
+  BasisResolver resolve;
+  std::vector<std::vector<std::uint8_t>> embedded;
+};
+
+constexpr float kChromaStep = 1.0f;
+
+void AddGroup(container::AssetHeader& header, const basis::Hash& hash, std::uint32_t channels, float weight) {
+  const auto found = std::find(header.bases.begin(), header.bases.end(), hash);
+  container::ComponentGroup group;
+  group.first_channel =
+      header.groups.empty() ? 0 : header.groups.back().first_channel + header.groups.back().channel_count;
+  group.channel_count = channels;
+  group.basis_index = static_cast<std::uint32_t>(found - header.bases.begin());
+  group.step_weight = weight;
+  if (found == header.bases.end()) header.bases.push_back(hash);
+  header.groups.push_back(group);
+}
+
+BasisPlan PlanUniversal(const pixels::Picture& picture) {
+  BasisPlan plan;
+  container::AssetHeader& header = plan.header;
+  header.layout = picture.layout();
+  header.metadata = picture.metadata();
+  const bool rgb = header.layout.color_model == pixels::ColorModel::kRgb;
+  if (rgb) header.color_transform = container::ColorTransform::kYCbCr;
+  for (std::uint32_t c = 0; c < header.layout.channels; ++c) {
+    const bool chroma = rgb && (c == 1 || c == 2);
+    AddGroup(header, (chroma ? basis::BuiltInChroma() : basis::BuiltInLuma())->hash(), 1, chroma ? kChromaStep : 1.0f);
+  }
+  plan.resolve = [](const basis::Hash& hash) { return basis::FindBuiltIn(hash); };
+  return plan;
+}
+
+BasisPlan PlanWith(const pixels::Picture& picture, std::shared_ptr<const basis::Basis> basis, bool embed) {
+  BasisPlan plan = PlanUniversal(picture);
+  container::AssetHeader& header = plan.header;
+  if (basis->channels() == 1) {
+    // For the first plane and alpha; colour differences keep their own.
+    const basis::Hash luma = basis::BuiltInLuma()->hash();
+    std::replace(header.bases.begin(), header.bases.end(), luma, basis->hash());
+  } else {
+    header.bases.clear();
+    header.groups.clear();
+    header.color_transform = container::ColorTransform::kNone;
+    AddGroup(header, basis->hash(), basis->channels(), 1.0f);
+  }
+  if (embed) plan.embedded.push_back(basis->bytes());
+  plan.resolve = [basis](const basis::Hash& hash) { return hash == basis->hash() ? basis : basis::FindBuiltIn(hash); };
+  return plan;
+}
+
+// A file, and what it costs: bytes, and the distortion left at the price of the last byte.
+struct Trial {
+  Encoded encoded;
+  double cost = 0;
+};
+
+// Samples changed by an error of one plane: one in Y, Cb or Cr appears in about three.
+double PlaneGain(const container::AssetHeader& header) {
+  return header.color_transform == container::ColorTransform::kYCbCr ? 3.0 : 1.0;
+}
+
+Result<Trial> Assemble(const container::AssetHeader& layout_header, const BasisPlan& plan,
+                       const std::vector<CodedTile>& tiles, std::uint32_t k, double slope) {
+  container::AssetHeader header = layout_header;
+  const double square = static_cast<double>(header.base_step) * header.base_step * PlaneGain(header);
+  // Distortion is counted over whole patches, so it is spread over them.
+  const container::Level& picture = header.levels[0];
+  const double samples = static_cast<double>(picture.patches_x) * picture.patches_y * picture.patch_px *
+                         picture.patch_px * header.layout.channels;
+  Layered layered = CutLayers(tiles, slope);
+  header.layer_count = layered.layer_count;
+  header.final_mse = static_cast<float>(std::max(0.0, layered.distortion_left) * square / samples);
+  Trial out;
+  EncodeStatistics& statistics = out.encoded.statistics;
+  statistics.layer_bytes.assign(header.layer_count, 0);
+  for (container::ChunkData& chunk : layered.chunks) {
+    chunk.distortion *= square;
+    statistics.layer_bytes[chunk.id.layer] += chunk.bytes.size();
+  }
+  HOLO_ASSIGN_OR_RETURN(out.encoded.file, container::SerializeAsset(header, plan.embedded, std::move(layered.chunks)));
+  statistics.file_bytes = out.encoded.file.size();
+  for (const auto& bytes : plan.embedded) statistics.basis_bytes += bytes.size();
+  statistics.k = k;
+  const double largest = pixels::MaxSample(header.layout.sample_type);
+  statistics.estimated_psnr_db = 10 * std::log10(largest * largest / std::max(1e-9, double{header.final_mse}));
+  out.cost = static_cast<double>(out.encoded.file.size()) + layered.distortion_left / kFinalSlope;
+  return out;
+}
+
+// Drops what saves least a byte until the file fits. The size falls as the slope rises.
+Result<Trial> Trim(const container::AssetHeader& header, const BasisPlan& plan, const std::vector<CodedTile>& tiles,
+                   std::uint32_t k, Trial whole, std::uint64_t max_bytes) {
+  if (whole.encoded.file.size() <= max_bytes) return whole;
+  double low = kFinalSlope;
+  double high = kFinalSlope;
+  do {
+    low = high;
+    high *= 4;
+    if (high > 1e15) {
+      return Fail(Code::kInvalidArgument, "encoding: expected room for at least " +
+                                              std::to_string(whole.encoded.file.size()) + " bytes, found a limit of " +
+                                              std::to_string(max_bytes));
+    }
+    HOLO_ASSIGN_OR_RETURN(whole, Assemble(header, plan, tiles, k, high));
+  } while (whole.encoded.file.size() > max_bytes);
+  for (int i = 0; i < 12; ++i) {
+    const double middle = std::sqrt(low * high);
+    HOLO_ASSIGN_OR_RETURN(Trial candidate, Assemble(header, plan, tiles, k, middle));
+    if (candidate.encoded.file.size() <= max_bytes) {
+      high = middle;
+      whole = std::move(candidate);
+    } else {
+      low = middle;
+    }
+  }
+  return whole;
+}
+
+// The smallest k that holds `variance` (0..1) of the variance of level-0 patches, means included.
+std::uint32_t DimensionsFor(const pixels::Picture& picture, const container::AssetHeader& header,
+                            const AssetLayout& layout, double variance) {
+  const Analysis analysis(picture, header, layout);
+  const container::Level& level = header.levels[0];
+  const container::Level& next = header.levels[1];
+  const double area = level.patch_px * level.patch_px;
+  std::vector<Plane> means;
+  for (std::uint32_t c = 0; c < header.layout.channels; ++c) {
+    means.emplace_back(next.patches_x * next.patch_px, next.patches_y * next.patch_px);
+  }
+  std::vector<std::vector<double>> energy(layout.groups.size());
+  for (std::size_t g = 0; g < energy.size(); ++g) energy[g].assign(layout.groups[g].count8, 0.0);
+  for (std::uint32_t row = 0; row < level.tiles_y; ++row) {
+    std::uint32_t first_row = 0;
+    const std::vector<Plane> strip = analysis.Strip(row, first_row);
+    for (std::uint32_t column = 0; column < level.tiles_x; ++column) {
+      std::vector<std::vector<float>> targets;
+      analysis.ProjectTile(strip, 0, row * level.tiles_x + column, first_row, targets, &means);
+      for (std::size_t g = 0; g < targets.size(); ++g) {
+        const double step = StepOf(header, layout.groups[g].group, level);
+        for (std::size_t i = 0; i < targets[g].size(); ++i) {
+          energy[g][i % energy[g].size()] += targets[g][i] * targets[g][i] * step * step;
+        }
+      }
+    }
+  }
+  double captured = 0;
+  const double patches = static_cast<double>(level.patches_x) * level.patches_y;
+  for (const Plane& plane : means) {
+    double sum = 0;
+    double squares = 0;
+    for (std::uint32_t y = 0; y < next.height; ++y) {
+      for (std::uint32_t x = 0; x < next.width; ++x) {
+        sum += plane.Row(y)[x];
+        squares += static_cast<double>(plane.Row(y)[x]) * plane.Row(y)[x];
+      }
+    }
+    captured += std::max(0.0, squares - sum * sum / patches) * area;
+  }
+  double total = captured;
+  for (const auto& group : energy) {
+    for (const double e : group) total += e;
+  }
+  const std::uint32_t all = layout.dimensions();
+  std::uint32_t k = header.layout.channels;
+  std::vector<std::uint32_t> before = layout.CountsAt(k);
+  while (k < all && captured < variance * total) {
+    const std::vector<std::uint32_t> after = layout.CountsAt(++k);
+    for (std::size_t g = 0; g < after.size(); ++g) {
+      if (after[g] > before[g]) captured += energy[g][before[g]];
+    }
+    before = after;
+  }
+  return k;
+}
+
+// The best file with the bases of `plan`.
+Result<Trial> EncodeWith(const pixels::Picture& picture, BasisPlan plan, const EncodeOptions& options) {
+  container::AssetHeader& header = plan.header;
+  const float to_samples = pixels::MaxSample(header.layout.sample_type) / 255.0f;
+  float step = StepAtQuality(options.quality);
+  header.base_step = step * to_samples;
+  header.levels = container::DeriveLevels(header.layout.width, header.layout.height);
+  header.max_k = options.k;
+  HOLO_ASSIGN_OR_RETURN(AssetLayout layout, AssetLayout::Create(header, plan.resolve));
+  if (options.variance) {
+    header.max_k = 0;
+    HOLO_ASSIGN_OR_RETURN(const AssetLayout whole, AssetLayout::Create(header, plan.resolve));
+    header.max_k = DimensionsFor(picture, header, whole, *options.variance);
+    HOLO_ASSIGN_OR_RETURN(layout, AssetLayout::Create(header, plan.resolve));
+  }
+  const std::uint32_t k = layout.dimensions();
+  if (!options.max_bytes) {
+    HOLO_ASSIGN_OR_RETURN(const std::vector<CodedTile> tiles, CodeTiles(picture, header, layout, options, 0, 1));
+    return Assemble(header, plan, tiles, k, kFinalSlope);
+  }
+  // Find a step whose file is a little too large, then trim it. Bytes go about as step^-1.3.
+  const auto limit = static_cast<double>(*options.max_bytes);
+  double from = 0;
+  for (int round = 0;; ++round) {
+    header.base_step = step * to_samples;
+    const double to = from + (1 - from) / 2;
+    HOLO_ASSIGN_OR_RETURN(const std::vector<CodedTile> tiles, CodeTiles(picture, header, layout, options, from, to));
+    from = to;
+    HOLO_ASSIGN_OR_RETURN(Trial trial, Assemble(header, plan, tiles, k, kFinalSlope));
+    const double ratio = static_cast<double>(trial.encoded.file.size()) / limit;
+    const bool at_the_end = ratio > 1 ? step >= kLargestStep : step <= kSmallestStep;
+    if (round == 5 || at_the_end || (ratio > 0.98 && ratio < 1.1)) {
+      return Trim(header, plan, tiles, k, std::move(trial), *options.max_bytes);
+    }
+    step = std::clamp(step * static_cast<float>(std::pow(ratio / 1.04, 1 / 1.3)), kSmallestStep, kLargestStep);
+  }
+}
+
+// A basis for this picture alone: rows that vary less than quantisation would keep are left out.
+Result<std::shared_ptr<const basis::Basis>> TrainOwn(const pixels::Picture& picture, float step) {
+  const pixels::Layout& layout = picture.layout();
+  const bool joint = layout.color_model == pixels::ColorModel::kGeneric && layout.channels > 1 &&
+                     layout.channels <= basis::kMaxChannelsPerGroup;
+  HOLO_ASSIGN_OR_RETURN(auto trainer,
+                        basis::Trainer::Create(joint ? basis::TrainingPlanes::kJoint : basis::TrainingPlanes::kLuma,
+                                               joint ? layout.channels : 1));
+  HOLO_RETURN_IF_ERROR(trainer.AddPicture(picture));
+  return trainer.Finish("one picture", 0.25f * step);
+}
+
+}  // namespace
+
+Result<Encoded> Encode(const pixels::Picture& picture, const EncodeOptions& options) {
+  HOLO_RETURN_IF_ERROR(pixels::Validate(picture.layout()));
+  if (!(options.quality >= 0 && options.quality <= 100)) {
+    return Fail(Code::kInvalidArgument,
+                "encoding: expected a quality of 0 to 100, found " + std::to_string(options.quality));
+  }
+  if (options.variance && !(*options.variance > 0 && *options.variance <= 1)) {
+    return Fail(Code::kInvalidArgument,
+                "encoding: expected a variance above 0 and up to 1, found " + std::to_string(*options.variance));
+  }
+  if (options.k != 0 && options.k < picture.channels()) {
+    return Fail(Code::kInvalidArgument, "encoding: expected k to hold at least the " +
+                                            std::to_string(picture.channels()) + " channel means, found " +
+                                            std::to_string(options.k));
+  }
+  switch (options.basis_choice) {
+    case BasisChoice::kGiven: {
+      if (options.basis == nullptr ||
+          (options.basis->channels() != 1 && options.basis->channels() != picture.channels())) {
+        return Fail(Code::kInvalidArgument, "encoding: expected a basis for 1 channel or all " +
+                                                std::to_string(picture.channels()) + ", found " +
+                                                (options.basis ? std::to_string(options.basis->channels()) : "none"));
+      }
+      HOLO_ASSIGN_OR_RETURN(Trial trial,
+                            EncodeWith(picture, PlanWith(picture, options.basis, options.embed_basis), options));
+      return std::move(trial.encoded);
+    }
+    case BasisChoice::kUniversal: {
+      HOLO_ASSIGN_OR_RETURN(Trial trial, EncodeWith(picture, PlanUniversal(picture), options));
+      return std::move(trial.encoded);
+    }
+    case BasisChoice::kOwn:
+    case BasisChoice::kAuto:
+      break;
+  }
+  Trial best;
+  const bool only_own = options.basis_choice == BasisChoice::kOwn;
+  if (!only_own) {
+    HOLO_ASSIGN_OR_RETURN(best, EncodeWith(picture, PlanUniversal(picture), options));
+    // Where even a tenth less would not pay for the basis there is nothing to try.
+    constexpr std::size_t kOwnBasisBytes = 8800;
+    if (best.encoded.file.size() < 10 * kOwnBasisBytes) return std::move(best.encoded);
+  }
+  HOLO_ASSIGN_OR_RETURN(const auto own, TrainOwn(picture, StepAtQuality(options.quality)));
+  HOLO_ASSIGN_OR_RETURN(Trial trial, EncodeWith(picture, PlanWith(picture, own, true), options));
+  if (only_own || trial.cost < best.cost) best = std::move(trial);
+  return std::move(best.encoded);
+}
+
+}  // namespace holo::codec

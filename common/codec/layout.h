@@ -1,0 +1,72 @@
+// What encoder, decoder and renderer derive from a header and its bases. Private to codec/ and render/.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "common/basis/basis.h"
+#include "common/codec/codec.h"
+#include "common/codec/tile_coder.h"
+#include "common/container/container.h"
+#include "common/transform/transform.h"
+
+namespace holo::codec {
+
+// One component group with its kernels and, for each level, how many coefficients a patch has.
+struct GroupLayout {
+  container::ComponentGroup group;
+  std::shared_ptr<const basis::Basis> basis;
+  transform::Kernel kernel8;
+  transform::Kernel kernel4;
+  std::uint32_t count8 = 0;  // coefficients coded per patch of level 0 (max_k applied)
+
+  [[nodiscard]] const transform::Kernel& KernelOf(const container::Level& level) const {
+    return level.patch_px == 8 ? kernel8 : kernel4;
+  }
+  // Coefficients coded per patch of `level`.
+  [[nodiscard]] std::uint32_t CountOf(const container::Level& level) const {
+    return level.patch_px == 8 ? count8 : level.patch_px == 4 ? kernel4.count : group.channel_count;
+  }
+};
+
+struct AssetLayout {
+  std::vector<GroupLayout> groups;
+
+  // kNotFound for a basis that `resolve` does not know, kDataLoss for one of another channel count.
+  [[nodiscard]] static Result<AssetLayout> Create(const container::AssetHeader& header, const BasisResolver& resolve);
+
+  [[nodiscard]] std::vector<std::uint32_t> CountsOf(const container::Level& level) const;
+  // How many coefficients of each group are among the `k` dimensions of largest variance of a level-0 patch, means
+  // included; k == 0: all.
+  [[nodiscard]] std::vector<std::uint32_t> CountsAt(std::uint32_t k) const;
+  // All dimensions of a level-0 patch, means included.
+  [[nodiscard]] std::uint32_t dimensions() const;
+};
+
+[[nodiscard]] inline TileKind KindOf(const container::Level& level) {
+  return level.patch_px == 8 ? TileKind::kPicture : level.patch_px == 4 ? TileKind::kMeans : TileKind::kTop;
+}
+
+// Quantiser step of a group on a level: an error of one step costs the same squared error of the picture on every
+// level.
+[[nodiscard]] inline float StepOf(const container::AssetHeader& header, const container::ComponentGroup& group,
+                                  const container::Level& level) {
+  return header.base_step * group.step_weight / static_cast<float>(level.px_per_sample);
+}
+
+// Patches in the tile: 32 x 32, fewer at the right and bottom edges.
+struct TileShape {
+  std::uint32_t first_column = 0;
+  std::uint32_t first_row = 0;
+  std::uint32_t columns = 0;
+  std::uint32_t rows = 0;
+};
+[[nodiscard]] TileShape ShapeOf(const container::Level& level, std::uint32_t tile);
+
+// The value subtracted from samples before anything else: half the range.
+[[nodiscard]] inline float MidSample(pixels::SampleType type) {
+  return type == pixels::SampleType::kU8 ? 128.0f : 32768.0f;
+}
+
+}  // namespace holo::codec

@@ -1,0 +1,302 @@
+#include "common/codec/codec.h"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <random>
+
+#include "common/quality/quality.h"
+#include "common/render/render.h"
+
+namespace holo::codec {
+namespace {
+
+using container::AssetReader;
+using container::MemorySource;
+using pixels::ColorModel;
+using pixels::Picture;
+using pixels::SampleType;
+
+// Smooth shapes, an edge and a little noise: what photographs are made of.
+Picture Scene(pixels::Layout layout) {
+  Picture picture = Picture::Create(layout).value();
+  std::mt19937 random(9);
+  const double largest = pixels::MaxSample(layout.sample_type);
+  for (std::uint32_t y = 0; y < layout.height; ++y) {
+    for (std::uint32_t x = 0; x < layout.width; ++x) {
+      for (std::uint32_t c = 0; c < layout.channels; ++c) {
+        double v = 0.5 + 0.3 * std::sin(x * 0.05 + c) * std::cos(y * 0.03 - c);
+        if (x + 2 * y > layout.width) v += 0.15;
+        v += 0.01 * (static_cast<double>(random() % 1000) / 1000 - 0.5);
+        picture.Set(x, y, c, static_cast<std::uint16_t>(std::clamp(v, 0.0, 1.0) * largest));
+      }
+    }
+  }
+  return picture;
+}
+
+BasisResolver ResolverOf(const AssetReader& reader) {
+  return [&reader](const basis::Hash& hash) -> std::shared_ptr<const basis::Basis> {
+    if (const auto* bytes = reader.EmbeddedBasis(hash)) return basis::Basis::Parse(*bytes).value();
+    return basis::FindBuiltIn(hash);
+  };
+}
+
+AssetReader OpenFile(std::vector<std::uint8_t> file) {
+  return AssetReader::Open(std::make_shared<MemorySource>(std::move(file))).value();
+}
+
+Result<void> AddAll(Decoder& decoder, const AssetReader& reader) {
+  for (const container::ChunkInfo& chunk : reader.chunks()) {
+    HOLO_ASSIGN_OR_RETURN(const std::vector<std::uint8_t> bytes, reader.ReadChunk(chunk));
+    if (bytes.size() < chunk.size_bytes) {
+      HOLO_RETURN_IF_ERROR(decoder.AddPartialChunk(chunk.id, bytes));
+    } else {
+      HOLO_RETURN_IF_ERROR(decoder.AddChunk(chunk.id, bytes));
+    }
+  }
+  return {};
+}
+
+Picture Decode(const std::vector<std::uint8_t>& file) {
+  const AssetReader reader = OpenFile(file);
+  Decoder decoder = Decoder::Create(reader.header(), ResolverOf(reader)).value();
+  REQUIRE(AddAll(decoder, reader).has_value());
+  return render::Render(decoder, {}).value();
+}
+
+EncodeOptions Universal(float quality) {
+  EncodeOptions options;
+  options.quality = quality;
+  options.basis_choice = BasisChoice::kUniversal;
+  return options;
+}
+
+TEST_CASE("pictures of every shape survive at high quality") {
+  struct Row {
+    const char* name;
+    pixels::Layout layout;
+    double least_psnr;
+  };
+  const Row rows[] = {
+      {"one pixel", {1, 1, 1, SampleType::kU8, ColorModel::kGray, false}, 45},
+      {"one row", {333, 1, 3, SampleType::kU8, ColorModel::kRgb, false}, 45},
+      {"one column", {1, 777, 1, SampleType::kU16, ColorModel::kGray, false}, 45},
+      {"odd size RGB", {301, 203, 3, SampleType::kU8, ColorModel::kRgb, false}, 45},
+      {"grey with alpha", {65, 70, 2, SampleType::kU8, ColorModel::kGray, true}, 45},
+      {"RGBA of 16 bits", {129, 64, 4, SampleType::kU16, ColorModel::kRgb, true}, 45},
+      {"eight channels", {50, 90, 8, SampleType::kU8, ColorModel::kGeneric, false}, 45},
+      {"several tiles", {600, 530, 1, SampleType::kU8, ColorModel::kGray, false}, 45},
+  };
+  for (const Row& row : rows) {
+    CAPTURE(row.name);
+    const Picture original = Scene(row.layout);
+    const Encoded encoded = Encode(original, Universal(98)).value();
+    const Picture decoded = Decode(encoded.file);
+    CHECK(decoded.layout() == original.layout());
+    const double psnr = quality::Psnr(original, decoded).value();
+    CHECK(psnr > row.least_psnr);
+    CHECK(encoded.statistics.file_bytes == encoded.file.size());
+    if (original.layout().width > 100) CHECK(std::abs(encoded.statistics.estimated_psnr_db - psnr) < 2.0);
+  }
+}
+
+TEST_CASE("metadata survives") {
+  Picture original = Scene({40, 30, 3, SampleType::kU8, ColorModel::kRgb, false});
+  original.metadata().icc_profile = {1, 2, 3, 4, 5};
+  original.metadata().source_orientation = 6;
+  const Picture decoded = Decode(Encode(original, Universal(50)).value().file);
+  CHECK(decoded.metadata() == original.metadata());
+}
+
+TEST_CASE("threads do not change the file") {
+  const Picture original = Scene({700, 600, 3, SampleType::kU8, ColorModel::kRgb, false});
+  EncodeOptions options = Universal(70);
+  const std::vector<std::uint8_t> one = Encode(original, options).value().file;
+  options.threads = 3;
+  CHECK(Encode(original, options).value().file == one);
+}
+
+TEST_CASE("every prefix of the file renders, and more bytes are a better picture") {
+  const Picture original = Scene({400, 300, 3, SampleType::kU8, ColorModel::kRgb, false});
+  const std::vector<std::uint8_t> file = Encode(original, Universal(85)).value().file;
+  const AssetReader whole = OpenFile(file);
+  REQUIRE(!whole.chunks().empty());
+  const std::size_t first_pixels = whole.chunks().front().offset;
+  double last_psnr = 0;
+  double falls = 0;
+  for (std::size_t size = first_pixels; size <= file.size(); size += file.size() / 60) {
+    CAPTURE(size);
+    std::vector<std::uint8_t> prefix(file.begin(), file.begin() + static_cast<std::ptrdiff_t>(size));
+    const AssetReader reader = OpenFile(prefix);
+    CHECK(reader.is_truncated() == (size < file.size()));
+    Decoder decoder = Decoder::Create(reader.header(), ResolverOf(reader)).value();
+    CHECK(AddAll(decoder, reader).has_value());
+    const double psnr = quality::Psnr(original, render::Render(decoder, {}).value()).value();
+    falls = std::max(falls, last_psnr - psnr);
+    last_psnr = psnr;
+  }
+  CHECK(falls < 0.05);
+  CHECK(last_psnr > 38);
+}
+
+TEST_CASE("chunks in any order give the same picture, and a subset gives its best") {
+  const Picture original = Scene({600, 300, 3, SampleType::kU8, ColorModel::kRgb, false});
+  const std::vector<std::uint8_t> file = Encode(original, Universal(80)).value().file;
+  const AssetReader reader = OpenFile(file);
+  const Picture in_order = Decode(file);
+  std::vector<container::ChunkInfo> chunks = reader.chunks();
+  std::mt19937 random(2);
+  std::shuffle(chunks.begin(), chunks.end(), random);
+  Decoder decoder = Decoder::Create(reader.header(), ResolverOf(reader)).value();
+  for (const container::ChunkInfo& chunk : chunks) {
+    const std::vector<std::uint8_t> bytes = reader.ReadChunk(chunk).value();
+    CHECK(decoder.AddChunk(chunk.id, bytes).has_value());
+    CHECK(decoder.HasChunk(chunk.id));
+    CHECK(decoder.AddChunk(chunk.id, bytes).value().empty());  // the second time changes nothing
+  }
+  const Picture shuffled = render::Render(decoder, {}).value();
+  CHECK(std::ranges::equal(shuffled.bytes(), in_order.bytes()));
+}
+
+TEST_CASE("what AddChunk does not report has not changed") {
+  const Picture original = Scene({600, 520, 1, SampleType::kU8, ColorModel::kGray, false});
+  const std::vector<std::uint8_t> file = Encode(original, Universal(80)).value().file;
+  const AssetReader reader = OpenFile(file);
+  Decoder decoder = Decoder::Create(reader.header(), ResolverOf(reader)).value();
+  Picture shown = render::Render(decoder, {}).value();
+  for (const container::ChunkInfo& chunk : reader.chunks()) {
+    const pixels::Rect changed = decoder.AddChunk(chunk.id, reader.ReadChunk(chunk).value()).value();
+    const Picture now = render::Render(decoder, {}).value();
+    if (!changed.empty()) {
+      const render::View view{changed, 0, 0};
+      CHECK(render::RenderInto(decoder, view, {0, 0, 600, 520}, shown).has_value());
+    }
+    CHECK(std::ranges::equal(now.bytes(), shown.bytes()));
+  }
+}
+
+TEST_CASE("dropping decoded tiles for memory changes no pixel") {
+  const Picture original = Scene({800, 600, 1, SampleType::kU8, ColorModel::kGray, false});
+  const std::vector<std::uint8_t> file = Encode(original, Universal(80)).value().file;
+  const AssetReader reader = OpenFile(file);
+  Decoder::Options small;
+  small.max_decoded_bytes = 1;
+  Decoder decoder = Decoder::Create(reader.header(), ResolverOf(reader), small).value();
+  REQUIRE(AddAll(decoder, reader).has_value());
+  const Picture full = Decode(file);
+  CHECK(std::ranges::equal(render::Render(decoder, {}).value().bytes(), full.bytes()));
+}
+
+TEST_CASE("a limit in bytes is kept and used") {
+  const Picture original = Scene({400, 300, 3, SampleType::kU8, ColorModel::kRgb, false});
+  for (const std::uint64_t limit : {600u, 3000u, 20000u}) {
+    CAPTURE(limit);
+    EncodeOptions options = Universal(75);
+    options.max_bytes = limit;
+    const Encoded encoded = Encode(original, options).value();
+    CHECK(encoded.file.size() <= limit);
+    CHECK(encoded.file.size() > limit * 8 / 10);
+  }
+  EncodeOptions impossible = Universal(75);
+  impossible.max_bytes = 50;
+  CHECK_FALSE(Encode(original, impossible).has_value());
+}
+
+TEST_CASE("k keeps only the first dimensions, and a share of the variance chooses k") {
+  const Picture original = Scene({400, 300, 3, SampleType::kU8, ColorModel::kRgb, false});
+  std::size_t last_size = 0;
+  double last_psnr = 0;
+  for (const std::uint32_t k : {3u, 10u, 40u, 0u}) {
+    CAPTURE(k);
+    EncodeOptions options = Universal(90);
+    options.k = k;
+    const Encoded encoded = Encode(original, options).value();
+    CHECK(encoded.statistics.k == (k == 0 ? 192 : k));
+    const double psnr = quality::Psnr(original, Decode(encoded.file)).value();
+    CHECK(encoded.file.size() > last_size);
+    CHECK(psnr > last_psnr);
+    last_size = encoded.file.size();
+    last_psnr = psnr;
+  }
+  EncodeOptions options = Universal(90);
+  options.variance = 0.9;
+  const std::uint32_t at_90 = Encode(original, options).value().statistics.k;
+  options.variance = 0.9999;
+  const std::uint32_t at_9999 = Encode(original, options).value().statistics.k;
+  CHECK(at_90 >= 3);
+  CHECK(at_90 < at_9999);
+  CHECK(at_9999 < 192);
+}
+
+TEST_CASE("a picture's own basis is stored in the file, a given one only when asked") {
+  const Picture original = Scene({200, 160, 5, SampleType::kU8, ColorModel::kGeneric, false});
+  EncodeOptions options;
+  options.basis_choice = BasisChoice::kOwn;
+  const Encoded own = Encode(original, options).value();
+  CHECK(own.statistics.basis_bytes > 0);
+  CHECK(quality::Psnr(original, Decode(own.file)).value() > 30);
+
+  const AssetReader reader = OpenFile(own.file);
+  options.basis_choice = BasisChoice::kGiven;
+  options.basis = ResolverOf(reader)(reader.header().bases[0]);
+  const std::vector<std::uint8_t> without = Encode(original, options).value().file;
+  CHECK(without.size() < own.file.size());
+  const AssetReader bare = OpenFile(without);
+  CHECK(bare.EmbeddedBasis(bare.header().bases[0]) == nullptr);
+  const auto unknown = Decoder::Create(bare.header(), ResolverOf(bare));
+  REQUIRE_FALSE(unknown.has_value());
+  CHECK(unknown.error().code == Code::kNotFound);
+  CHECK(Decoder::Create(bare.header(), ResolverOf(reader)).has_value());
+}
+
+TEST_CASE("encoding can be cancelled and refuses options that make no sense") {
+  const Picture original = Scene({300, 300, 1, SampleType::kU8, ColorModel::kGray, false});
+  EncodeOptions options;
+  double last = 0;
+  options.progress = [&last](double fraction) {
+    CHECK(fraction >= last);
+    last = fraction;
+    return fraction < 0.5;
+  };
+  const auto cancelled = Encode(original, options);
+  REQUIRE_FALSE(cancelled.has_value());
+  CHECK(cancelled.error().code == Code::kCancelled);
+
+  options = {};
+  options.quality = 101;
+  CHECK_FALSE(Encode(original, options).has_value());
+  options = {};
+  options.variance = 1.5;
+  CHECK_FALSE(Encode(original, options).has_value());
+  options = {};
+  options.basis_choice = BasisChoice::kGiven;
+  CHECK_FALSE(Encode(original, options).has_value());
+}
+
+TEST_CASE("chunks outside the asset are refused, and damaged ones decode to something") {
+  const Picture original = Scene({300, 200, 3, SampleType::kU8, ColorModel::kRgb, false});
+  const std::vector<std::uint8_t> file = Encode(original, Universal(70)).value().file;
+  const AssetReader reader = OpenFile(file);
+  Decoder decoder = Decoder::Create(reader.header(), ResolverOf(reader)).value();
+  const std::vector<std::uint8_t> some = {4, 1, 2, 3};
+  CHECK_FALSE(decoder.AddChunk({0, 200, 0}, some).has_value());
+  CHECK_FALSE(decoder.AddChunk({63, 0, 0}, some).has_value());
+  CHECK_FALSE(decoder.AddChunk({0, 0, 100}, some).has_value());
+  CHECK_FALSE(decoder.AddChunk({0, 0, 0}, {}).has_value());
+
+  std::mt19937 random(4);
+  for (int round = 0; round < 20; ++round) {
+    Decoder damaged = Decoder::Create(reader.header(), ResolverOf(reader)).value();
+    for (const container::ChunkInfo& chunk : reader.chunks()) {
+      std::vector<std::uint8_t> bytes = reader.ReadChunk(chunk).value();
+      if (random() % 4 == 0) bytes[random() % bytes.size()] ^= static_cast<std::uint8_t>(1u << random() % 8);
+      (void)damaged.AddChunk(chunk.id, bytes);
+    }
+    CHECK(render::Render(damaged, {}).has_value());
+  }
+}
+
+}  // namespace
+}  // namespace holo::codec

@@ -1,0 +1,124 @@
+#include "common/render/render.h"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "common/quality/quality.h"
+
+namespace holo::render {
+namespace {
+
+using pixels::ColorModel;
+using pixels::Picture;
+using pixels::SampleType;
+
+Picture Scene(std::uint32_t width, std::uint32_t height) {
+  Picture picture = Picture::Create({width, height, 3, SampleType::kU8, ColorModel::kRgb, false}).value();
+  for (std::uint32_t y = 0; y < height; ++y) {
+    for (std::uint32_t x = 0; x < width; ++x) {
+      for (std::uint32_t c = 0; c < 3; ++c) {
+        const double v = 128 + 80 * std::sin(x * 0.11 + c) * std::cos(y * 0.07) + (x > y ? 20 : 0);
+        picture.Set(x, y, c, static_cast<std::uint16_t>(v));
+      }
+    }
+  }
+  return picture;
+}
+
+codec::Decoder DecoderOf(const Picture& picture, float quality) {
+  codec::EncodeOptions options;
+  options.quality = quality;
+  const auto file = codec::Encode(picture, options).value().file;
+  const auto reader = container::AssetReader::Open(std::make_shared<container::MemorySource>(file)).value();
+  auto decoder = codec::Decoder::Create(reader.header(), basis::FindBuiltIn).value();
+  for (const auto& chunk : reader.chunks()) {
+    REQUIRE(decoder.AddChunk(chunk.id, reader.ReadChunk(chunk).value()).has_value());
+  }
+  return decoder;
+}
+
+// Averages boxes of 2^shift pixels, those at the edges over what they have.
+Picture BoxReduced(const Picture& picture, std::uint32_t shift) {
+  const std::uint32_t box = 1u << shift;
+  pixels::Layout layout = picture.layout();
+  layout.width = (layout.width + box - 1) / box;
+  layout.height = (layout.height + box - 1) / box;
+  Picture out = Picture::Create(layout).value();
+  for (std::uint32_t y = 0; y < layout.height; ++y) {
+    for (std::uint32_t x = 0; x < layout.width; ++x) {
+      for (std::uint32_t c = 0; c < layout.channels; ++c) {
+        std::uint32_t sum = 0;
+        std::uint32_t count = 0;
+        for (std::uint32_t v = y * box; v < std::min((y + 1) * box, picture.height()); ++v) {
+          for (std::uint32_t u = x * box; u < std::min((x + 1) * box, picture.width()); ++u, ++count) {
+            sum += picture.At(u, v, c);
+          }
+        }
+        out.Set(x, y, c, static_cast<std::uint16_t>((sum + count / 2) / count));
+      }
+    }
+  }
+  return out;
+}
+
+TEST_CASE("any region is the same pixels as that part of the whole, at every scale") {
+  const codec::Decoder decoder = DecoderOf(Scene(531, 420), 80);
+  const pixels::Rect regions[] = {
+      {0, 0, 1, 1}, {530, 419, 1, 1}, {100, 50, 37, 211}, {255, 255, 2, 2}, {0, 256, 531, 8}};
+  for (std::uint32_t scale = 0; scale < 12; ++scale) {
+    const Picture whole = Render(decoder, {{}, scale, 0}).value();
+    for (const pixels::Rect& region : regions) {
+      CAPTURE(scale);
+      CAPTURE(region.x);
+      const View view{region, scale, 0};
+      const OutputRect rect = OutputRectOf(view);
+      const Picture part = Render(decoder, view).value();
+      const Picture expected = whole.Crop({rect.x, rect.y, rect.width, rect.height}).value();
+      CHECK(std::ranges::equal(part.bytes(), expected.bytes()));
+    }
+  }
+}
+
+TEST_CASE("a reduced picture looks like the reduced original") {
+  const Picture original = Scene(512, 384);
+  const codec::Decoder decoder = DecoderOf(original, 95);
+  // At 1/8 and beyond the lapped means stand for boxes: sharper than a box, so not equal to it.
+  const double least_psnr[] = {44, 34, 32, 30, 28, 26};
+  for (std::uint32_t scale = 0; scale < 6; ++scale) {
+    CAPTURE(scale);
+    const Picture reduced = Render(decoder, {{}, scale, 0}).value();
+    const Picture expected = BoxReduced(original, scale);
+    REQUIRE(reduced.layout() == expected.layout());
+    CHECK(quality::Psnr(expected, reduced).value() > least_psnr[scale]);
+  }
+}
+
+TEST_CASE("more dimensions at render time are a better picture") {
+  const Picture original = Scene(256, 256);
+  const codec::Decoder decoder = DecoderOf(original, 90);
+  double last = 0;
+  for (const std::uint32_t k : {3u, 6u, 20u, 80u, 192u}) {
+    CAPTURE(k);
+    const double psnr = quality::Psnr(original, Render(decoder, {{}, 0, k}).value()).value();
+    CHECK(psnr >= last);
+    last = psnr;
+  }
+  const Picture all = Render(decoder, {{}, 0, 0}).value();
+  CHECK(std::ranges::equal(all.bytes(), Render(decoder, {{}, 0, 192}).value().bytes()));
+}
+
+TEST_CASE("views outside the picture are refused") {
+  const codec::Decoder decoder = DecoderOf(Scene(64, 48), 50);
+  CHECK_FALSE(Render(decoder, {{0, 0, 65, 1}, 0, 0}).has_value());
+  CHECK_FALSE(Render(decoder, {{64, 0, 1, 1}, 0, 0}).has_value());
+  CHECK_FALSE(Render(decoder, {{0xFFFFFFFF, 0, 2, 2}, 0, 0}).has_value());
+  CHECK_FALSE(Render(decoder, {{0, 0, 5, 0}, 0, 0}).has_value());
+  CHECK_FALSE(Render(decoder, {{}, kMaxScaleLog2 + 1, 0}).has_value());
+  Picture wrong = Picture::Create({10, 10, 1, SampleType::kU8, ColorModel::kGray, false}).value();
+  CHECK_FALSE(RenderInto(decoder, {{0, 0, 10, 10}, 0, 0}, {0, 0, 10, 10}, wrong).has_value());
+}
+
+}  // namespace
+}  // namespace holo::render
