@@ -4,7 +4,7 @@
 #include <regex>
 
 #include "benchmarks/codec/coder.h"
-#include "benchmarks/codec/tools.h"
+#include "benchmarks/tools/tools.h"
 #include "common/files/files.h"
 
 namespace holo::benchmarks {

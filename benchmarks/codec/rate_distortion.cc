@@ -13,15 +13,16 @@
 #include <iostream>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <opencv2/imgcodecs.hpp>
 #include <thread>
 
 #include "benchmarks/codec/coder.h"
 #include "benchmarks/codec/comparison.h"
+#include "benchmarks/codec/holo_coder.h"
 #include "benchmarks/codec/plot.h"
 #include "benchmarks/codec/result_cache.h"
 #include "common/bytes/bytes.h"
 #include "common/files/files.h"
+#include "common/image_io/image_io.h"
 
 namespace holo::benchmarks {
 namespace {
@@ -51,15 +52,10 @@ Result<std::vector<std::filesystem::path>> ListPictures(const std::string& folde
   std::error_code error;
   std::vector<std::filesystem::path> paths;
   for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
-    std::string extension = entry.path().extension().string();
-    std::transform(extension.begin(), extension.end(), extension.begin(),
-                   [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-    if (extension == ".png" || extension == ".ppm" || extension == ".tif" || extension == ".tiff") {
-      paths.push_back(entry.path());
-    }
+    if (image_io::IsPictureName(entry.path())) paths.push_back(entry.path());
   }
   if (error) return Fail(Code::kNotFound, "folder " + folder + ": " + error.message());
-  if (paths.empty()) return Fail(Code::kNotFound, "folder " + folder + ": expected PNG, PPM or TIFF pictures");
+  if (paths.empty()) return Fail(Code::kNotFound, "folder " + folder + ": expected pictures");
   std::sort(paths.begin(), paths.end());
   if (quick && paths.size() > kQuickPictures) {
     // Spread over the folder: on Kodak 1, 9, 17 and 24.
@@ -72,19 +68,23 @@ Result<std::vector<std::filesystem::path>> ListPictures(const std::string& folde
   return paths;
 }
 
+// As RGB of 8 bits, which all coders know: alpha is dropped, grey repeated.
 Result<Photograph> ReadPhotograph(const std::filesystem::path& path) {
-  const cv::Mat image = cv::imread(path.string(), cv::IMREAD_COLOR);
-  if (image.empty()) return Fail(Code::kInvalidArgument, path.string() + ": expected a picture");
+  HOLO_ASSIGN_OR_RETURN(const pixels::Picture loaded, image_io::Load(path));
+  const pixels::Layout& layout = loaded.layout();
+  if (layout.color_model == pixels::ColorModel::kGeneric || layout.sample_type != pixels::SampleType::kU8) {
+    return Fail(Code::kInvalidArgument, path.string() + ": expected grey or RGB of 8 bits");
+  }
   Photograph photograph;
   photograph.name = path.filename().string();
-  HOLO_ASSIGN_OR_RETURN(
-      photograph.picture,
-      pixels::Picture::Create({static_cast<std::uint32_t>(image.cols), static_cast<std::uint32_t>(image.rows), 3,
-                               pixels::SampleType::kU8, pixels::ColorModel::kRgb, false}));
-  for (int y = 0; y < image.rows; ++y) {
-    const auto row = photograph.picture.RowU8(static_cast<std::uint32_t>(y));
-    const std::uint8_t* in = image.ptr(y);
-    for (std::size_t i = 0; i < row.size(); ++i) row[i] = in[i - i % 3 + 2 - i % 3];
+  HOLO_ASSIGN_OR_RETURN(photograph.picture,
+                        pixels::Picture::Create({layout.width, layout.height, 3, pixels::SampleType::kU8,
+                                                 pixels::ColorModel::kRgb, false}));
+  const bool grey = layout.color_model == pixels::ColorModel::kGray;
+  for (std::uint32_t y = 0; y < layout.height; ++y) {
+    const auto in = loaded.RowU8(y);
+    const auto out = photograph.picture.RowU8(y);
+    for (std::size_t i = 0; i < out.size(); ++i) out[i] = in[i / 3 * layout.channels + (grey ? 0 : i % 3)];
   }
   photograph.crc = bytes::Crc32(photograph.picture.bytes());
   return photograph;
@@ -112,10 +112,12 @@ class Mean {
 
 struct Comparison {
   std::vector<std::unique_ptr<Coder>> coders;
+  bool has_anchor = false;  // the first coder is progressive JPEG, with which the others are compared
   std::vector<PictureResult> pictures;
 
-  // Against the first coder; NaN where the curves do not meet.
+  // Against the anchor; NaN where the curves do not meet.
   [[nodiscard]] double BdRateOf(const PictureResult& result, std::size_t coder, Measure measure) const {
+    if (!has_anchor) return std::nan("");
     const auto anchor = CurveBetween(result.coders[0], result.photograph, measure, kMinBpp, kMaxBpp);
     const auto test = CurveBetween(result.coders[coder], result.photograph, measure, kMinBpp, kMaxBpp);
     return quality::BdRate(anchor, test).value_or(std::nan(""));
@@ -164,7 +166,7 @@ void PrintPicture(const Comparison& comparison, const PictureResult& result) {
                   point.ms_ssim);
     }
   }
-  for (std::size_t c = 1; c < comparison.coders.size(); ++c) {
+  for (std::size_t c = 1; comparison.has_anchor && c < comparison.coders.size(); ++c) {
     std::printf("BD-rate %-10s", comparison.coders[c]->name().c_str());
     for (const Measure measure : kMeasures) {
       std::printf("  %s %+6.1f %%", NameOf(measure), 100 * comparison.BdRateOf(result, c, measure));
@@ -201,7 +203,7 @@ void PrintSummary(const Comparison& comparison) {
         std::printf("\n");
       }
       // How often each is at least as good as the first coder, picture by picture.
-      for (std::size_t c = 1; c < comparison.coders.size(); ++c) {
+      for (std::size_t c = 1; comparison.has_anchor && c < comparison.coders.size(); ++c) {
         if (!comparison.coders[c]->is_progressive()) continue;
         std::printf("%-10s", ("  >= " + comparison.coders[0]->name()).c_str());
         for (std::size_t f = 0; f < std::size(kPrefixFractions); ++f) {
@@ -234,11 +236,12 @@ void PrintSummary(const Comparison& comparison) {
     }
   }
 
+  if (!comparison.has_anchor) return;
   std::printf("\nBD-rate against %s, %.2f to %.1f bits per pixel (less is better)\n%-10s",  //
               comparison.coders[0]->name().c_str(), kMinBpp, kMaxBpp, "coder");
   for (const Measure measure : kMeasures) std::printf(" %12s", NameOf(measure));
   std::printf("\n");
-  for (std::size_t c = 1; c < comparison.coders.size(); ++c) {
+  for (std::size_t c = 1; comparison.has_anchor && c < comparison.coders.size(); ++c) {
     std::printf("%-10s", comparison.coders[c]->name().c_str());
     for (const Measure measure : kMeasures) std::printf(" %+10.1f %%", 100 * comparison.MeanBdRate(c, measure));
     std::printf("\n");
@@ -259,7 +262,7 @@ nlohmann::json BdRatesToJson(const std::function<double(Measure)>& rate) {
 
 nlohmann::json ToJson(const Comparison& comparison) {
   nlohmann::json report;
-  report["anchor"] = comparison.coders[0]->name();
+  if (comparison.has_anchor) report["anchor"] = comparison.coders[0]->name();
   report["min_bpp"] = kMinBpp;
   report["max_bpp"] = kMaxBpp;
   for (const PictureResult& result : comparison.pictures) {
@@ -341,10 +344,8 @@ Result<void> Run(const Options& options) {
   Comparison comparison;
   comparison.coders = FindPeers(missing);
   for (const std::string& line : missing) std::cerr << line << "\n";
-  if (comparison.coders.empty() || comparison.coders[0]->name() != "JPEG") {
-    return Fail(Code::kFailedPrecondition,
-                "progressive JPEG is what everything is compared with: install libjpeg-turbo-progs");
-  }
+  comparison.has_anchor = !comparison.coders.empty() && comparison.coders[0]->name() == "JPEG";
+  comparison.coders.insert(comparison.coders.begin() + (comparison.has_anchor ? 1 : 0), MakeHoloCoder());
 
   ResultCache cache(options.cache_file);
   std::vector<Result<PictureResult>> results(paths.size());
@@ -401,7 +402,8 @@ int main(int argc, char** argv) {
   const char* data = std::getenv("HOLO_TEST_DATA");
   options.folder = std::string(data != nullptr ? data : HOLO_TEST_DATA_DEFAULT) + "/kodak";
   CLI::App app{"Bytes and quality of this project's codec and its peers, as a table on standard output."};
-  app.add_option("--folder", options.folder, "Pictures (PNG, PPM, TIFF); default: $HOLO_TEST_DATA/kodak");
+  app.add_option("--folder", options.folder,
+                 "Pictures, best never compressed with loss; default: $HOLO_TEST_DATA/kodak");
   app.add_option("--json", options.json_file, "Write all numbers to this file");
   app.add_option("--plot", options.plot_file, "Draw quality against size to this SVG file");
   app.add_option("--cache", options.cache_file, "Where the peers' results are kept");

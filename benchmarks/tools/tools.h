@@ -1,7 +1,8 @@
-// Other people's command-line programs, run in a private temporary directory.
+// Command-line programs, run in a private temporary directory and measured.
 #pragma once
 
 #include <chrono>
+#include <cstdint>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -31,8 +32,10 @@ class TemporaryDirectory {
 };
 
 struct ToolResult {
-  int exit_code = 0;   // 128 + the signal's number if a signal ended it
-  std::string output;  // standard output and error together, the first 4,096 bytes
+  int exit_code = 0;                    // 128 + the signal's number if a signal ended it
+  std::string output;                   // standard output and error together, the first 4,096 bytes
+  std::uint64_t peak_memory_bytes = 0;  // the largest resident set
+  double cpu_seconds = 0;
 };
 
 // Runs `arguments` (the program first, found through PATH) in `directory`, without input. kNotFound if there is no such

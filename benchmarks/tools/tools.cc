@@ -1,10 +1,11 @@
-#include "benchmarks/codec/tools.h"
+#include "benchmarks/tools/tools.h"
 
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -83,7 +84,8 @@ Result<ToolResult> RunTool(const std::vector<std::string>& arguments, const std:
   const bool ended = watch.get() < 0 || poll(&poll_entry, 1, static_cast<int>(limit.count())) != 0;
   if (!ended) kill(child, SIGKILL);
   int status = 0;
-  while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  rusage usage{};
+  while (wait4(child, &status, 0, &usage) < 0 && errno == EINTR) {
   }
   if (!ended) {
     return Fail(Code::kDeadlineExceeded,
@@ -91,6 +93,11 @@ Result<ToolResult> RunTool(const std::vector<std::string>& arguments, const std:
   }
   ToolResult result;
   result.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  const auto seconds = [](const timeval& time) {
+    return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_usec) / 1e6;
+  };
+  result.cpu_seconds = seconds(usage.ru_utime) + seconds(usage.ru_stime);
+  result.peak_memory_bytes = static_cast<std::uint64_t>(usage.ru_maxrss) * 1024;
   std::array<char, 4096> buffer;
   const ssize_t count = pread(output.get(), buffer.data(), buffer.size(), 0);
   if (count > 0) result.output.assign(buffer.data(), static_cast<std::size_t>(count));
