@@ -184,11 +184,18 @@ Asset::Asset(container::AssetReader reader) : reader_(std::move(reader)) {
   // A counting sort by tile. The reader's order has layers rising within a tile already, and sorting keeps it.
   const std::vector<container::ChunkInfo>& chunks = reader_.chunks();
   start_.assign(tiles + 1, 0);
-  for (const container::ChunkInfo& chunk : chunks) ++start_[first_tile_[chunk.id.level] + chunk.id.tile + 1];
+  // Of a file that is cut short the last chunk may be there in part: it is not for sending.
+  const auto is_whole = [this](const container::ChunkInfo& chunk) {
+    return !reader_.is_truncated() || reader_.AvailableBytes(chunk) == chunk.size_bytes;
+  };
+  for (const container::ChunkInfo& chunk : chunks) {
+    if (is_whole(chunk)) ++start_[first_tile_[chunk.id.level] + chunk.id.tile + 1];
+  }
   std::partial_sum(start_.begin(), start_.end(), start_.begin());
   std::vector<std::uint32_t> next(start_.begin(), start_.end() - 1);
-  order_.resize(chunks.size());
+  order_.resize(start_.back());
   for (std::uint32_t i = 0; i < chunks.size(); ++i) {
+    if (!is_whole(chunks[i])) continue;
     order_[next[first_tile_[chunks[i].id.level] + chunks[i].id.tile]++] = i;
     chunk_bytes_ += chunks[i].size_bytes;
   }

@@ -96,9 +96,11 @@ class Asset {
   explicit Asset(container::AssetReader reader);
 
   [[nodiscard]] const container::AssetReader& reader() const { return reader_; }
-  // Chunks of a tile by rising layer, as indices into reader().chunks(). The tile must exist.
+  // Whole chunks of a tile by rising layer, as indices into reader().chunks(). The tile must exist.
   [[nodiscard]] std::span<const std::uint32_t> ChunksOf(std::uint32_t level, std::uint32_t tile) const;
+  // Of the chunks that are whole: the end of a file that is cut short does not count.
   [[nodiscard]] std::uint64_t chunk_bytes() const { return chunk_bytes_; }
+  [[nodiscard]] std::uint32_t chunk_count() const { return static_cast<std::uint32_t>(order_.size()); }
   // Memory that this object holds, for caches.
   [[nodiscard]] std::size_t memory_bytes() const;
 

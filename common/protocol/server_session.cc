@@ -416,7 +416,7 @@ Result<void> ServerSession::State::Begin(Stream& stream, std::shared_ptr<const A
   opened->set_content_hash(reader.content_hash().data(), reader.content_hash().size());
   opened->set_file_bytes(reader.file_bytes());
   opened->set_chunk_bytes(asset->chunk_bytes());
-  opened->set_chunk_count(static_cast<std::uint32_t>(reader.chunks().size()));
+  opened->set_chunk_count(asset->chunk_count());
   opened->set_held_accepted(accepts_held);
   queued.header_of = std::move(asset);
   queue.push_back(std::move(queued));
