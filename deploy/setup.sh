@@ -4,6 +4,7 @@
 #   deploy/setup.sh --sanitizers   and clang, for the presets asan and fuzz
 #   deploy/setup.sh --tests        and what some tests use where it is there: a virtual display
 #   deploy/setup.sh --benchmarks   and the programs that benchmarks compare with
+#   deploy/setup.sh --lists        fetches apt's package lists, too
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -13,13 +14,15 @@ packages=(
   libeigen3-dev libopencv-dev libspdlog-dev nlohmann-json3-dev libcli11-dev libexpected-dev libssl-dev zlib1g-dev
   doctest-dev libbenchmark-dev
 )
+lists=
 for option in "$@"; do
   case $option in
     --sanitizers) packages+=(clang lld libclang-rt-14-dev) ;;
     --tests) packages+=(xvfb xauth) ;;
+    --lists) lists=yes ;;
     --benchmarks) packages+=(libjpeg-turbo-progs webp libopenjp2-tools libjxl-tools) ;;
     *)
-      sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+      sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
       exit 2
       ;;
   esac
@@ -50,6 +53,8 @@ update_lists() {
   as_root apt-get -q -o Acquire::Retries=3 update
   updated=yes
 }
+
+[ -z "$lists" ] || update_lists
 
 # Everything that is installed, of the wanted packages and of all versions of Boost's headers.
 installed=$(dpkg-query --show --showformat='${db:Status-Status} ${Package}\n' "${packages[@]}" 'libboost*-dev' 2>/dev/null |
