@@ -41,7 +41,7 @@ Result<Preview> FindPreview(const container::AssetReader& reader, double similar
   HOLO_RETURN_IF_ERROR(AddAllChunks(reader, decoder));
   HOLO_ASSIGN_OR_RETURN(const pixels::Picture final_picture, render::Render(decoder, view));
   // Similarity rises with the bytes, but for noise: bisect.
-  std::size_t low = 0;
+  std::size_t low = std::min<std::size_t>(1, reader.chunks().size());  // grey is no preview, however smooth the picture
   std::size_t high = reader.chunks().size();
   while (low < high) {
     const std::size_t middle = low + (high - low) / 2;

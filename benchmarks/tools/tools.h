@@ -44,4 +44,35 @@ struct ToolResult {
                                          const std::filesystem::path& directory,
                                          std::chrono::milliseconds limit = std::chrono::minutes(5));
 
+// A program that runs beside this one. Destruction ends it.
+class RunningTool {
+ public:
+  // As RunTool(). Its output goes to "tool-output-N.txt" in `directory`.
+  [[nodiscard]] static Result<RunningTool> Start(const std::vector<std::string>& arguments,
+                                                 const std::filesystem::path& directory);
+  RunningTool(RunningTool&& other) noexcept;
+  RunningTool& operator=(RunningTool&&) = delete;
+  ~RunningTool();
+
+  // Waits until it accepts connections on that port of 127.0.0.1. kUnavailable, with its output, if it ends before;
+  // kDeadlineExceeded after `limit`.
+  [[nodiscard]] Result<void> WaitForPort(std::uint16_t port,
+                                         std::chrono::milliseconds limit = std::chrono::seconds(20));
+  // What it has used so far.
+  [[nodiscard]] Result<double> CpuSeconds() const;
+  [[nodiscard]] Result<std::uint64_t> PeakMemoryBytes() const;
+  // Asks it to end (SIGTERM), and makes it after `limit` (kDeadlineExceeded then).
+  [[nodiscard]] Result<ToolResult> Stop(std::chrono::milliseconds limit = std::chrono::seconds(20));
+
+ private:
+  RunningTool() = default;
+
+  std::string name_;
+  int child_ = -1;   // process id
+  int output_ = -1;  // descriptor of its output file
+};
+
+// A port of 127.0.0.1 that nobody listens on now.
+[[nodiscard]] Result<std::uint16_t> FreePort();
+
 }  // namespace holo::benchmarks

@@ -35,6 +35,27 @@ TEST_CASE("a program that does not end is stopped") {
   CHECK(result.error().code == Code::kDeadlineExceeded);
 }
 
+TEST_CASE("a program beside this one is measured and ended") {
+  const TemporaryDirectory directory = TemporaryDirectory::Create().value();
+  auto tool = RunningTool::Start({"sh", "-c", "echo ready; exec sleep 600"}, directory.path());
+  REQUIRE(tool.has_value());
+  CHECK(tool->CpuSeconds().has_value());
+  CHECK(tool->PeakMemoryBytes().value() > 0);
+  const auto result = tool->Stop();
+  REQUIRE(result.has_value());
+  CHECK(result->exit_code == 128 + 15);
+}
+
+TEST_CASE("waiting for a program that ends before it listens fails with its output") {
+  const TemporaryDirectory directory = TemporaryDirectory::Create().value();
+  auto tool = RunningTool::Start({"sh", "-c", "echo no port for me; exit 1"}, directory.path());
+  REQUIRE(tool.has_value());
+  const auto waited = tool->WaitForPort(FreePort().value());
+  REQUIRE_FALSE(waited.has_value());
+  CHECK(waited.error().code == Code::kUnavailable);
+  CHECK(waited.error().message.find("no port for me") != std::string::npos);
+}
+
 TEST_CASE("a temporary directory takes its content along") {
   std::filesystem::path path;
   {
