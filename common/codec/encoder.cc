@@ -21,7 +21,7 @@ using transform::Plane;
 // byte for about 0.9 s^2.
 constexpr double kFinalSlope = 0.6;
 // Successive layers go down by this factor in slope.
-constexpr double kLayerRatio = 3.0;
+constexpr double kLayerRatio = 4.0;
 
 constexpr float kSmallestStep = 0.5f;
 constexpr float kLargestStep = 1024.0f;
@@ -344,7 +344,8 @@ struct BasisPlan {
   std::vector<std::vector<std::uint8_t>> embedded;
 };
 
-constexpr float kChromaStep = 1.0f;
+// Colour differences are quantised a little coarser than luminance: the eye sees them less.
+constexpr float kChromaStep = 1.2f;
 
 void AddGroup(container::AssetHeader& header, const basis::Hash& hash, std::uint32_t channels, float weight) {
   const auto found = std::find(header.bases.begin(), header.bases.end(), hash);

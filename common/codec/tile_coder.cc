@@ -9,6 +9,7 @@ namespace {
 // Sizes of successive bands of a group: small where most of the energy is.
 constexpr std::array<std::uint32_t, 16> kBandSizes = {2, 3, 4, 5, 6, 8, 10, 12, 13, 16, 20, 24, 28, 32, 48, 64};
 
+// Weighted sums of neighbours to eight levels: of the same coefficient around, and of others in the patch.
 constexpr std::array<std::uint8_t, 21> kNeighbourLevel = {0, 1, 2, 3, 3, 4, 4, 5, 5, 5, 6,
                                                           6, 6, 6, 6, 7, 7, 7, 7, 7, 7};
 constexpr std::array<std::uint8_t, 21> kPatchLevel = {0, 1, 2, 3, 3, 4, 4, 4, 5, 5, 5, 6, 6, 6, 6, 6, 7, 7, 7, 7, 7};
@@ -158,15 +159,18 @@ bool CodePass(TileState& tile, std::size_t band_index, int plane, Coder& coder, 
           bool significant = true;
           if (!fresh || found || i + 1 < count) {
             const std::uint32_t* at = values + i;
-            const std::uint32_t near = 2 * (Clip(*(at - count), shift, 2) + Clip(*(at - row_step), shift, 2)) +
-                                       Clip(*(at + count), shift, 2) + Clip(*(at + row_step), shift, 2) +
-                                       Clip(*(at - row_step - count), shift, 2) +
-                                       Clip(*(at - row_step + count), shift, 2);
+            const std::uint32_t near =
+                2 * (Clip(*(at - count), shift, 3) + Clip(*(at - row_step), shift, 3) + Clip(*(at + count), shift, 3) +
+                     Clip(*(at + row_step), shift, 3)) +
+                Clip(*(at - row_step - count), shift, 3) + Clip(*(at - row_step + count), shift, 3) +
+                Clip(*(at + row_step - count), shift, 3) + Clip(*(at + row_step + count), shift, 3);
             std::uint32_t inside = std::min(lower_energy, 4u);
-            if (i > 0) inside += 2 * Clip(values[i - 1], shift, 2);
+            if (i > 0) inside += 2 * Clip(values[i - 1], shift, 3);
             if (i > 1) inside += Clip(values[i - 2], shift, 2);
+            if (i > 2) inside += Clip(values[i - 3], shift, 2);
             if (i + 1 < count) inside += Clip(values[i + 1], shift, 2);
-            if (luma != nullptr) inside += 2 * Clip(luma[i], shift, 2);
+            if (i + 2 < count) inside += Clip(values[i + 2], shift, 2);
+            if (luma != nullptr) inside += 2 * Clip(luma[i], shift, 3);
             const std::size_t context = kNeighbourLevel[std::min(near, 20u)] * 8u + kPatchLevel[std::min(inside, 20u)];
             significant = coder.Code(truth, contexts.Significance(context_class, context));
             if (coder.Stopped()) {

@@ -19,9 +19,9 @@
 namespace holo::codec {
 
 // Quantiser: index = floor(|c| / step + kRounding); a 0 therefore covers (-(1 - kRounding), 1 - kRounding) steps.
-inline constexpr float kRounding = 0.40f;
+inline constexpr float kRounding = 0.33f;
 // Where in an interval of the quantiser a value is put: below the middle, as small values are likelier.
-inline constexpr float kMidpoint = 0.46f;
+inline constexpr float kMidpoint = 0.39f;
 
 inline constexpr int kMaxPlanes = 28;
 

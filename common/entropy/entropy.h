@@ -39,7 +39,7 @@ class Probability {
 
  private:
   static constexpr int kFastShift = 4;
-  static constexpr int kSlowShift = 7;
+  static constexpr int kSlowShift = 8;
   std::uint16_t fast_ = 32768;
   std::uint16_t slow_ = 32768;
 };

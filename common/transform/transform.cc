@@ -7,7 +7,7 @@ namespace holo::transform {
 namespace {
 
 constexpr std::size_t kMaxHalf = 4;
-constexpr double kLapScale = 1.2;  // s: what was measured best on photographs
+constexpr double kLapScale = 1.38;  // s: what was measured best on photographs
 
 // Across a border with samples a (before it, nearest first) and b (after it, nearest first) the filter keeps a + b and
 // replaces the difference d = a - b by V d, with V = J C2^T diag(s, 1, ...) C4 J from the DCTs of type II and IV.
