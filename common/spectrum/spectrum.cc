@@ -42,6 +42,7 @@ void Covariance::Add(std::span<const float> sample) {
 }
 
 void Covariance::Flush() {
+  if (pending_rows_ == 0) return;  // Eigen divides by the depth of a product
   const Eigen::Map<const RowMajor> block(pending_.data(), pending_rows_, dimension_);
   Eigen::Map<RowMajor> products(products_.data(), dimension_, dimension_);
   products.selfadjointView<Eigen::Lower>().rankUpdate(block.transpose());

@@ -110,6 +110,12 @@ TEST_CASE("eigenvectors are orthonormal and reproduce the covariance") {
   }
 }
 
+TEST_CASE("whole blocks of samples leave nothing pending") {
+  Covariance covariance = Covariance::Create(1).value();
+  for (int i = 0; i < 256; ++i) covariance.Add(std::vector<float>{i % 2 == 0 ? -1.0f : 1.0f});
+  CHECK(Decompose(covariance, false).value().eigenvalues[0] == doctest::Approx(1));
+}
+
 TEST_CASE("patches repeat the last samples beyond the edges") {
   pixels::Layout layout;
   layout.width = 9;
