@@ -10,9 +10,8 @@ namespace {
 constexpr std::array<std::uint32_t, 16> kBandSizes = {2, 3, 4, 5, 6, 8, 10, 12, 13, 16, 20, 24, 28, 32, 48, 64};
 
 // Weighted sums of neighbours to eight levels: of the same coefficient around, and of others in the patch.
-constexpr std::array<std::uint8_t, 21> kNeighbourLevel = {0, 1, 2, 3, 3, 4, 4, 5, 5, 5, 6,
-                                                          6, 6, 6, 6, 7, 7, 7, 7, 7, 7};
-constexpr std::array<std::uint8_t, 21> kPatchLevel = {0, 1, 2, 3, 3, 4, 4, 4, 5, 5, 5, 6, 6, 6, 6, 6, 7, 7, 7, 7, 7};
+constexpr std::array<std::uint8_t, 21> kAroundLevel = {0, 1, 2, 3, 3, 4, 4, 5, 5, 5, 6, 6, 6, 6, 6, 7, 7, 7, 7, 7, 7};
+constexpr std::array<std::uint8_t, 21> kInsideLevel = {0, 1, 2, 3, 3, 4, 4, 4, 5, 5, 5, 6, 6, 6, 6, 6, 7, 7, 7, 7, 7};
 
 inline std::uint32_t Clip(std::uint32_t bits, int shift, std::uint32_t limit) {
   return std::min(bits >> shift, limit);
@@ -48,15 +47,17 @@ class Reader {
  public:
   static constexpr bool kEncodes = false;
 
-  Reader(entropy::RangeDecoder& decoder, bool partial) : decoder_(decoder), partial_(partial) {}
+  // A code whose rest is missing ends with its bytes; a whole one may rely on a few zeros behind them.
+  Reader(entropy::RangeDecoder& decoder, bool partial)
+      : decoder_(decoder), allowed_overrun_(partial ? 0 : entropy::kImpliedZeros) {}
 
   bool Code(bool, entropy::Probability& probability) { return decoder_.Code(probability); }
   bool CodeRaw(bool) { return decoder_.CodeRaw(); }
-  [[nodiscard]] bool Stopped() const { return partial_ && decoder_.overrun(); }
+  [[nodiscard]] bool Stopped() const { return decoder_.overrun_bytes() > allowed_overrun_; }
 
  private:
   entropy::RangeDecoder& decoder_;
-  bool partial_;
+  std::size_t allowed_overrun_;
 };
 
 // What only the encoder knows of a band.
@@ -66,17 +67,124 @@ struct BandTarget {
   int top_plane = -1;
 };
 
-// One pass: plane `plane` of band `band_index`. False if a partial code ended inside.
+// Weighted magnitudes of the same coefficient in the eight patches around, at `shift`.
+std::uint32_t EnergyAround(const std::uint32_t* at, std::size_t count, std::size_t row_step, int shift) {
+  return 2 * (Clip(*(at - count), shift, 3) + Clip(*(at - row_step), shift, 3) + Clip(*(at + count), shift, 3) +
+              Clip(*(at + row_step), shift, 3)) +
+         Clip(*(at - row_step - count), shift, 3) + Clip(*(at - row_step + count), shift, 3) +
+         Clip(*(at + row_step - count), shift, 3) + Clip(*(at + row_step + count), shift, 3);
+}
+
+// Twice the mean magnitude of a band in one patch.
+std::uint32_t EnergyOfBand(const Band& band, std::size_t cell, int shift) {
+  const std::uint32_t count = band.shape.count;
+  const std::uint32_t* values = band.values.data() + cell * count;
+  std::uint32_t energy = 0;
+  for (std::size_t i = 0; i < count; ++i) energy += Clip(values[i], shift, 3);
+  return (2 * energy + count / 2) / count;
+}
+
+std::size_t ActiveContext(const Band& band, std::size_t cell, std::size_t stride, std::uint32_t inside) {
+  const std::uint8_t* at = band.active.data() + cell;
+  const std::uint32_t sides = *(at - 1) + *(at + 1) + *(at - stride) + *(at + stride);
+  const std::uint32_t corners = *(at - stride - 1) + *(at - stride + 1) + *(at + stride - 1) + *(at + stride + 1);
+  const std::uint32_t around = 2 * sides + corners;
+  const std::uint32_t level = around == 0 ? 0 : around <= 2 ? 1 : around <= 5 ? 2 : 3;
+  return level * 4 + inside;
+}
+
+// `values` are the patch's, `luma` the same band of the first group or null, `lower` the energy of the next lower band.
+std::size_t SignificanceContext(const std::uint32_t* values, std::size_t i, std::size_t count, std::size_t row_step,
+                                const std::uint32_t* luma, std::uint32_t lower, int shift) {
+  std::uint32_t inside = std::min(lower, 4u);
+  if (i > 0) inside += 2 * Clip(values[i - 1], shift, 3);
+  if (i > 1) inside += Clip(values[i - 2], shift, 2);
+  if (i > 2) inside += Clip(values[i - 3], shift, 2);
+  if (i + 1 < count) inside += Clip(values[i + 1], shift, 2);
+  if (i + 2 < count) inside += Clip(values[i + 2], shift, 2);
+  if (luma != nullptr) inside += 2 * Clip(luma[i], shift, 3);
+  const std::uint32_t around = EnergyAround(values + i, count, row_step, shift);
+  return kAroundLevel[std::min(around, 20u)] * 8u + kInsideLevel[std::min(inside, 20u)];
+}
+
+std::size_t RefinementContext(const std::uint32_t* at, std::size_t count, std::size_t row_step, int shift) {
+  const std::uint32_t known = *at >> (shift + 1);
+  if (known >= 4) return 5;
+  const std::uint32_t sides = Clip(*(at - count), shift, 2) + Clip(*(at - row_step), shift, 2) +
+                              Clip(*(at + count), shift, 2) + Clip(*(at + row_step), shift, 2);
+  const std::uint32_t level = (sides + 1) / 3;
+  return known == 1 ? std::min(level, 2u) : 3 + std::min(level, 1u);
+}
+
+// Plane `plane` of one patch of a band; `lower` and `luma` as SignificanceContext takes them. False if the code ended.
+template <class Coder>
+bool CodePatch(Contexts& contexts, Band& band, std::size_t cell, std::size_t stride, int plane, std::uint32_t lower,
+               const std::uint32_t* luma, Coder& coder, const BandTarget* target, double* distortion_saved) {
+  const std::uint32_t context_class = band.shape.context_class;
+  const std::size_t count = band.shape.count;
+  const std::size_t row_step = stride * count;
+  const int shift = plane + 1;
+  std::uint32_t* values = band.values.data() + cell * count;
+  const std::uint32_t* truth = nullptr;
+  if constexpr (Coder::kEncodes) truth = target->values.data() + cell * count;
+
+  bool fresh = false;
+  if (band.active[cell] == 0) {
+    if constexpr (Coder::kEncodes) {
+      for (std::size_t i = 0; i < count; ++i) fresh |= (truth[i] >> shift) != 0;
+    }
+    const std::uint32_t inside = std::min(lower, 2u) + (luma != nullptr ? 1 : 0);
+    fresh = coder.Code(fresh, contexts.Active(context_class, ActiveContext(band, cell, stride, inside)));
+    if (coder.Stopped()) return false;
+    if (!fresh) return true;
+    band.active[cell] = 1;
+  }
+
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::uint32_t before = values[i];
+    bool bit = false;
+    if constexpr (Coder::kEncodes) bit = (truth[i] >> shift & 1) != 0;
+    if (before >= 2) {
+      const std::size_t context = RefinementContext(values + i, count, row_step, shift);
+      bit = coder.Code(bit, contexts.Refinement(context_class, context));
+      if (coder.Stopped()) return false;
+      values[i] = before | (bit ? 1u : 0u) << shift;
+    } else {
+      const bool implied = fresh && i + 1 == count;  // the patch is active, and it was none of the others
+      if (implied) {
+        bit = true;
+      } else {
+        const std::size_t context = SignificanceContext(values, i, count, row_step, luma, lower, shift);
+        bit = coder.Code(bit, contexts.Significance(context_class, context));
+        if (coder.Stopped()) return false;
+      }
+      if (!bit) continue;
+      fresh = false;
+      bool negative = false;
+      if constexpr (Coder::kEncodes) negative = (truth[i] & 1) != 0;
+      negative = coder.CodeRaw(negative);
+      if (coder.Stopped()) return false;
+      values[i] = std::uint32_t{1} << shift | (negative ? 1u : 0u);
+    }
+    if constexpr (Coder::kEncodes) {
+      const double exact = target->exact[cell * count + i];
+      const double old_error = exact - std::abs(Dequantise(before, shift));
+      const double new_error = exact - std::abs(Dequantise(values[i], plane));
+      *distortion_saved += old_error * old_error - new_error * new_error;
+    }
+  }
+  return true;
+}
+
+// One pass: plane `plane` of band `band_index`. False if the code ended inside.
 template <class Coder>
 bool CodePass(TileState& tile, std::size_t band_index, int plane, Coder& coder, const BandTarget* target,
               double* distortion_saved) {
   Band& band = tile.bands[band_index];
-  const std::uint32_t context_class = band.shape.context_class;
-  Contexts& contexts = tile.contexts;
   if (!band.started) {
     bool starts = false;
     if constexpr (Coder::kEncodes) starts = target->top_plane >= plane;
-    starts = coder.Code(starts, contexts.Started(context_class));
+    starts = coder.Code(starts, tile.contexts.Started(band.shape.context_class));
     if (coder.Stopped()) return false;
     if (!starts) {
       band.plane = plane;
@@ -84,144 +192,23 @@ bool CodePass(TileState& tile, std::size_t band_index, int plane, Coder& coder, 
     }
     band.started = true;
   }
-
-  const std::size_t count = band.shape.count;
-  const std::size_t stride = tile.stride();
-  const std::size_t row_step = stride * count;
-  const int shift = plane + 1;
-  // The band below in the same group, and the same band of the first group.
-  const Band* lower = band.shape.index > 0 ? &tile.bands[band_index] : nullptr;
-  const Band* first_group = nullptr;
-  if (lower != nullptr) {
-    for (std::size_t i = band_index; i-- > 0;) {
-      if (tile.bands[i].shape.group == band.shape.group) {
-        lower = &tile.bands[i];
-        break;
-      }
-    }
-  }
-  if (band.shape.group > 0) {
-    for (std::size_t i = band_index; i-- > 0;) {
-      const BandShape& shape = tile.bands[i].shape;
-      if (shape.group == 0 && shape.index == band.shape.index && shape.count == band.shape.count) {
-        first_group = &tile.bands[i];
-        break;
-      }
-    }
-  }
-
-  std::size_t patch = 0;
+  const Band* lower = band.shape.lower_band != kNoBand ? &tile.bands[band.shape.lower_band] : nullptr;
+  if (lower != nullptr && !lower->started) lower = nullptr;
+  const Band* luma = band.shape.luma_band != kNoBand ? &tile.bands[band.shape.luma_band] : nullptr;
   for (std::uint32_t row = 0; row < tile.rows; ++row) {
-    for (std::uint32_t column = 0; column < tile.columns; ++column, ++patch) {
+    for (std::uint32_t column = 0; column < tile.columns; ++column) {
       const std::size_t cell = tile.CellOf(column, row);
-      std::uint32_t* values = band.values.data() + cell * count;
-
-      std::uint32_t lower_energy = 0;
-      if (lower != nullptr && lower->started) {
-        const std::uint32_t* below = lower->values.data() + cell * lower->shape.count;
-        for (std::size_t i = 0; i < lower->shape.count; ++i) lower_energy += Clip(below[i], shift, 3);
-        lower_energy = (2 * lower_energy + lower->shape.count / 2) / lower->shape.count;
-      }
-      const std::uint32_t* luma = first_group != nullptr && first_group->active[cell] != 0
-                                      ? first_group->values.data() + cell * count
-                                      : nullptr;
-
-      bool fresh = false;
-      if (band.active[cell] == 0) {
-        const std::uint32_t sides =
-            band.active[cell - 1] + band.active[cell + 1] + band.active[cell - stride] + band.active[cell + stride];
-        const std::uint32_t corners = band.active[cell - stride - 1] + band.active[cell - stride + 1] +
-                                      band.active[cell + stride - 1] + band.active[cell + stride + 1];
-        const std::uint32_t around = std::min(2 * sides + corners, 7u);
-        const std::uint32_t level = around == 0 ? 0 : around <= 2 ? 1 : around <= 5 ? 2 : 3;
-        std::uint32_t inside = std::min(lower_energy, 2u);
-        if (luma != nullptr) ++inside;
-        const std::size_t context = level * 4 + inside;
-        if constexpr (Coder::kEncodes) {
-          const std::uint32_t* truth = target->values.data() + cell * count;
-          for (std::size_t i = 0; i < count; ++i) fresh |= (truth[i] >> shift) != 0;
-        }
-        fresh = coder.Code(fresh, contexts.Active(context_class, context));
-        if (coder.Stopped()) {
-          band.ahead = patch;
-          return false;
-        }
-        if (!fresh) continue;
-        band.active[cell] = 1;
-      }
-
-      bool found = false;
-      for (std::size_t i = 0; i < count; ++i) {
-        std::uint32_t value = values[i];
-        bool truth = false;
-        if constexpr (Coder::kEncodes) truth = (target->values[cell * count + i] >> shift & 1) != 0;
-        if (value < 2) {
-          bool significant = true;
-          if (!fresh || found || i + 1 < count) {
-            const std::uint32_t* at = values + i;
-            const std::uint32_t near =
-                2 * (Clip(*(at - count), shift, 3) + Clip(*(at - row_step), shift, 3) + Clip(*(at + count), shift, 3) +
-                     Clip(*(at + row_step), shift, 3)) +
-                Clip(*(at - row_step - count), shift, 3) + Clip(*(at - row_step + count), shift, 3) +
-                Clip(*(at + row_step - count), shift, 3) + Clip(*(at + row_step + count), shift, 3);
-            std::uint32_t inside = std::min(lower_energy, 4u);
-            if (i > 0) inside += 2 * Clip(values[i - 1], shift, 3);
-            if (i > 1) inside += Clip(values[i - 2], shift, 2);
-            if (i > 2) inside += Clip(values[i - 3], shift, 2);
-            if (i + 1 < count) inside += Clip(values[i + 1], shift, 2);
-            if (i + 2 < count) inside += Clip(values[i + 2], shift, 2);
-            if (luma != nullptr) inside += 2 * Clip(luma[i], shift, 3);
-            const std::size_t context = kNeighbourLevel[std::min(near, 20u)] * 8u + kPatchLevel[std::min(inside, 20u)];
-            significant = coder.Code(truth, contexts.Significance(context_class, context));
-            if (coder.Stopped()) {
-              band.ahead = patch;
-              return false;
-            }
-          }
-          if (!significant) continue;
-          found = true;
-          bool negative = false;
-          if constexpr (Coder::kEncodes) negative = (target->values[cell * count + i] & 1) != 0;
-          negative = coder.CodeRaw(negative);
-          if (coder.Stopped()) {
-            band.ahead = patch;
-            return false;
-          }
-          values[i] = std::uint32_t{2} << plane | (negative ? 1u : 0u);
-          if constexpr (Coder::kEncodes) {
-            const double exact = target->exact[cell * count + i];
-            const double error = exact - std::abs(Dequantise(values[i], plane));
-            *distortion_saved += exact * exact - error * error;
-          }
-        } else {
-          const std::uint32_t known = value >> (shift + 1);
-          const std::uint32_t* at = values + i;
-          const std::uint32_t near = Clip(*(at - count), shift, 2) + Clip(*(at - row_step), shift, 2) +
-                                     Clip(*(at + count), shift, 2) + Clip(*(at + row_step), shift, 2);
-          const std::size_t context = (known == 1  ? 0u
-                                       : known < 4 ? 3u
-                                                   : 5u) +
-                                      (known < 4 ? std::min((near + 1) / 3, known == 1 ? 2u : 1u) : 0u);
-          const bool bit = coder.Code(truth, contexts.Refinement(context_class, context));
-          if (coder.Stopped()) {
-            band.ahead = patch;
-            return false;
-          }
-          const std::uint32_t before = value;
-          value |= (bit ? 1u : 0u) << shift;
-          values[i] = value;
-          if constexpr (Coder::kEncodes) {
-            const double exact = target->exact[cell * count + i];
-            const double old_error = exact - std::abs(Dequantise(before, plane + 1));
-            const double new_error = exact - std::abs(Dequantise(value, plane));
-            *distortion_saved += old_error * old_error - new_error * new_error;
-          }
-        }
+      const std::uint32_t energy = lower != nullptr ? EnergyOfBand(*lower, cell, plane + 1) : 0;
+      const std::uint32_t* luma_values =
+          luma != nullptr && luma->active[cell] != 0 ? luma->values.data() + cell * luma->shape.count : nullptr;
+      if (!CodePatch(tile.contexts, band, cell, tile.stride(), plane, energy, luma_values, coder, target,
+                     distortion_saved)) {
+        band.ahead = std::size_t{row} * tile.columns + column;
+        return false;
       }
     }
   }
   band.plane = plane;
-  band.ahead = 0;
   return true;
 }
 
@@ -255,7 +242,13 @@ std::vector<BandShape> MakeBands(TileKind kind, std::span<const std::uint32_t> c
           context_class = 36 + family;
           break;
       }
-      bands.push_back({group, next[group], size, index, context_class});
+      BandShape shape{group, next[group], size, index, context_class, kNoBand, kNoBand};
+      for (std::size_t i = 0; i < bands.size(); ++i) {
+        const BandShape& other = bands[i];
+        if (other.group == group && other.index + 1 == index) shape.lower_band = i;
+        if (group > 0 && other.group == 0 && other.index == index && other.count == size) shape.luma_band = i;
+      }
+      bands.push_back(shape);
       next[group] += size;
     }
     if (!any) break;

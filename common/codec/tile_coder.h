@@ -35,7 +35,10 @@ struct BandShape {
   std::uint32_t count = 0;
   std::uint32_t index = 0;  // within its group
   std::uint32_t context_class = 0;
+  std::size_t lower_band = 0;  // the next lower band of the group, as an index into the tile's bands, or kNoBand
+  std::size_t luma_band = 0;   // the same band of the first group, for later groups, or kNoBand
 };
+inline constexpr std::size_t kNoBand = static_cast<std::size_t>(-1);
 
 // The bands of a tile in coding order. `counts[g]` is the number of coefficients of group g.
 [[nodiscard]] std::vector<BandShape> MakeBands(TileKind kind, std::span<const std::uint32_t> counts);
@@ -126,8 +129,8 @@ class TileDecoder {
   TileDecoder(TileKind kind, std::uint32_t columns, std::uint32_t rows, std::span<const std::uint32_t> counts)
       : state_(kind, columns, rows, counts) {}
 
-  // Decodes `passes` more passes from the code so far and `bytes`. Any bytes decode to something. If `partial`, stops
-  // where the bytes end.
+  // Decodes `passes` more passes from the code so far and `bytes`. Any bytes decode to something. Stops soon after the
+  // bytes end; if `partial`, before the first decision that they do not hold.
   void Decode(std::size_t passes, std::span<const std::uint8_t> bytes, bool partial);
 
   [[nodiscard]] const TileState& state() const { return state_; }

@@ -26,7 +26,7 @@ std::vector<std::uint8_t> RangeEncoder::Finish() {
     }
   }
   for (int i = 0; i < 5; ++i) ShiftLow();
-  while (!out_.empty() && out_.back() == 0) out_.pop_back();
+  for (std::size_t i = 0; i < kImpliedZeros && !out_.empty() && out_.back() == 0; ++i) out_.pop_back();
   return std::move(out_);
 }
 

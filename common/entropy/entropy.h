@@ -44,6 +44,9 @@ class Probability {
   std::uint16_t slow_ = 32768;
 };
 
+// Zero bytes that a decoder takes for granted behind a complete code.
+inline constexpr std::size_t kImpliedZeros = 8;
+
 class RangeEncoder {
  public:
   void Code(bool bit, Probability& probability) {
@@ -56,7 +59,7 @@ class RangeEncoder {
   // Bytes that a decoder needs to decode everything coded so far.
   [[nodiscard]] std::size_t prefix_bytes() const { return shifts_ + 4; }
 
-  // Ends the code in as few bytes as possible (a decoder reads zeros past the end) and returns all of it.
+  // Ends the code in as few bytes as possible, leaving up to kImpliedZeros zeros away, and returns all of it.
   [[nodiscard]] std::vector<std::uint8_t> Finish();
 
  private:
@@ -85,7 +88,7 @@ class RangeEncoder {
   std::vector<std::uint8_t> out_;
 };
 
-// Decodes from bytes that may grow between decisions. Past the end it reads zeros and remembers that it did.
+// Decodes from bytes that may grow between decisions. Past the end it reads zeros and counts them.
 class RangeDecoder {
  public:
   // Appends more of the code.
@@ -98,8 +101,8 @@ class RangeDecoder {
   }
   [[nodiscard]] bool CodeRaw() { return Decode(32768); }
 
-  // A decision needed bytes that are not there.
-  [[nodiscard]] bool overrun() const { return position_ > data_.size(); }
+  // How many bytes that are not there decisions have needed.
+  [[nodiscard]] std::size_t overrun_bytes() const { return position_ > data_.size() ? position_ - data_.size() : 0; }
 
  private:
   bool Decode(std::uint32_t of_one) {
