@@ -732,10 +732,10 @@ TEST_CASE("a client refuses server messages that break the rules") {
   rows.back().second.mutable_view_complete()->set_view_id(9);
   add("closed without close").mutable_closed()->set_handle(1);
   add("the server's own end").mutable_error()->set_code(13);
-  for (const auto& [name, message] : rows) {
-    CAPTURE(name);
+  for (const auto& row : rows) {
+    CAPTURE(row.first);
     const std::unique_ptr<Loop> loop = opened_client();
-    const Result<ClientEvent> event = loop->client_.Receive(message);
+    const Result<ClientEvent> event = loop->client_.Receive(row.second);
     CHECK_FALSE(event.has_value());
   }
 }
