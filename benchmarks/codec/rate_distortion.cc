@@ -3,7 +3,8 @@
 // For each picture of a folder and each coder (this project's, progressive JPEG, WebP, JPEG 2000, JPEG XL):
 //  - bytes, bits per pixel, PSNR, PSNR 6:1:1 and MS-SSIM over a range of settings;
 //  - BD-rates against progressive JPEG over 0.15 to 2.5 bits per pixel;
-//  - the quality of prefixes of one file: 2 to 70 % of its bytes.
+//  - the quality of prefixes of one file: 2 to 70 % of its bytes;
+//  - the bytes of the plain profile against ours at the same PSNR.
 // Peers run as Debian's command-line programs; what they gave is kept below build/ under their versions and settings.
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -11,8 +12,10 @@
 #include <cstdio>
 #include <filesystem>
 #include <iostream>
+#include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <thread>
 
 #include "benchmarks/codec/coder.h"
@@ -23,6 +26,7 @@
 #include "common/bytes/bytes.h"
 #include "common/files/files.h"
 #include "common/image_io/image_io.h"
+#include "common/plain/plain.h"
 
 namespace holo::benchmarks {
 namespace {
@@ -31,6 +35,7 @@ constexpr double kMinBpp = 0.15;
 constexpr double kMaxBpp = 2.5;
 constexpr double kPrefixBpps[] = {2.0, 1.0};
 constexpr std::size_t kQuickPictures = 4;
+constexpr std::uint32_t kPlainDimensions[] = {8, 16, 30, 48};
 
 struct Options {
   std::string folder;
@@ -42,10 +47,19 @@ struct Options {
   unsigned threads = 2;
 };
 
+// The plain profile with k dimensions, and what our codec needs for its PSNR.
+struct PlainResult {
+  std::uint32_t k = 0;
+  std::uint64_t bytes = 0;
+  double psnr = 0;
+  std::optional<double> our_bytes;  // nothing if our curve does not reach that far
+};
+
 // Everything about one picture; results by coder, as the list of coders.
 struct PictureResult {
   Photograph photograph;
   std::vector<CoderResult> coders;
+  std::vector<PlainResult> plain;
 };
 
 Result<std::vector<std::filesystem::path>> ListPictures(const std::string& folder, bool quick) {
@@ -88,6 +102,25 @@ Result<Photograph> ReadPhotograph(const std::filesystem::path& path) {
   }
   photograph.crc = bytes::Crc32(photograph.picture.bytes());
   return photograph;
+}
+
+Result<std::vector<PlainResult>> MeasurePlain(const Photograph& photograph, const CoderResult& ours) {
+  std::vector<quality::RatePoint> curve;
+  for (const Measurement& point : ours.curve) curve.push_back({static_cast<double>(point.bytes), point.psnr});
+  std::vector<PlainResult> results;
+  for (const std::uint32_t k : kPlainDimensions) {
+    plain::Options options;
+    options.k = k;
+    HOLO_ASSIGN_OR_RETURN(const plain::Asset asset, plain::Encode(photograph.picture, options));
+    HOLO_ASSIGN_OR_RETURN(const pixels::Picture rendered, plain::Render(asset, {}, 0));
+    PlainResult result;
+    result.k = k;
+    result.bytes = plain::Serialize(asset).size();
+    HOLO_ASSIGN_OR_RETURN(result.psnr, quality::Psnr(photograph.picture, rendered));
+    if (const auto bytes = quality::RateAt(curve, result.psnr)) result.our_bytes = *bytes;
+    results.push_back(result);
+  }
+  return results;
 }
 
 double Bpp(const Photograph& photograph, std::uint64_t bytes) {
@@ -173,6 +206,15 @@ void PrintPicture(const Comparison& comparison, const PictureResult& result) {
     }
     std::printf("\n");
   }
+  for (const PlainResult& plain : result.plain) {
+    std::printf("plain, k = %-4u %11llu bytes, %6.2f dB PSNR", plain.k, static_cast<unsigned long long>(plain.bytes),
+                plain.psnr);
+    if (plain.our_bytes) {
+      std::printf("; holo needs %.0f bytes, %.1f times fewer", *plain.our_bytes,
+                  static_cast<double>(plain.bytes) / *plain.our_bytes);
+    }
+    std::printf("\n");
+  }
 }
 
 void PrintSummary(const Comparison& comparison) {
@@ -236,6 +278,25 @@ void PrintSummary(const Comparison& comparison) {
     }
   }
 
+  std::printf("\nThe plain profile's bytes divided by ours at the same PSNR (RGB)\n%-10s %9s %9s %9s %9s %9s\n", "k",
+              "bpp", "PSNR dB", "mean", "least", "pictures");
+  for (std::size_t i = 0; i < std::size(kPlainDimensions); ++i) {
+    Mean bpp;
+    Mean psnr;
+    Mean ratio;
+    double least = std::numeric_limits<double>::infinity();
+    for (const PictureResult& picture : comparison.pictures) {
+      const PlainResult& plain = picture.plain[i];
+      bpp.Add(Bpp(picture.photograph, plain.bytes));
+      psnr.Add(plain.psnr);
+      if (!plain.our_bytes) continue;
+      ratio.Add(static_cast<double>(plain.bytes) / *plain.our_bytes);
+      least = std::min(least, static_cast<double>(plain.bytes) / *plain.our_bytes);
+    }
+    std::printf("%-10u %9.3f %9.2f %9.1f %9.1f %9d\n", kPlainDimensions[i], bpp.value(), psnr.value(), ratio.value(),
+                least, ratio.count());
+  }
+
   if (!comparison.has_anchor) return;
   std::printf("\nBD-rate against %s, %.2f to %.1f bits per pixel (less is better)\n%-10s",  //
               comparison.coders[0]->name().c_str(), kMinBpp, kMaxBpp, "coder");
@@ -289,6 +350,11 @@ nlohmann::json ToJson(const Comparison& comparison) {
         out["prefixes"].push_back(std::move(prefixes));
       }
       out["bd_rate"] = BdRatesToJson([&](Measure measure) { return comparison.BdRateOf(result, c, measure); });
+    }
+    for (const PlainResult& plain : result.plain) {
+      nlohmann::json point = {{"k", plain.k}, {"bytes", plain.bytes}, {"psnr", plain.psnr}};
+      if (plain.our_bytes) point["holo_bytes"] = *plain.our_bytes;
+      picture["plain"].push_back(std::move(point));
     }
     report["pictures"].push_back(std::move(picture));
   }
@@ -360,6 +426,8 @@ Result<void> Run(const Options& options) {
           HOLO_ASSIGN_OR_RETURN(CoderResult measured, MeasureCoder(*coder, result.photograph, kPrefixBpps, cache));
           result.coders.push_back(std::move(measured));
         }
+        HOLO_ASSIGN_OR_RETURN(result.plain,
+                              MeasurePlain(result.photograph, result.coders[comparison.has_anchor ? 1 : 0]));
         return result;
       }();
       const auto saved = cache.Save();
