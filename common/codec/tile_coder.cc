@@ -188,6 +188,7 @@ bool CodePass(TileState& tile, std::size_t band_index, int plane, Coder& coder, 
     if (coder.Stopped()) return false;
     if (!starts) {
       band.plane = plane;
+      band.ahead = 0;
       return true;
     }
     band.started = true;
@@ -209,6 +210,7 @@ bool CodePass(TileState& tile, std::size_t band_index, int plane, Coder& coder, 
     }
   }
   band.plane = plane;
+  band.ahead = 0;
   return true;
 }
 
