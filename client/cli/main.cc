@@ -19,8 +19,11 @@ int main(int argc, char** argv) {
   cli::AddCompress(app, globals, action);
   cli::AddInfo(app, globals, action);
   cli::AddRender(app, globals, action);
+  cli::AddView(app, globals, action);
   cli::AddDf(app, globals, action);
   cli::AddBasis(app, globals, action);
+  cli::AddFetch(app, globals, action);
+  cli::AddWatch(app, globals, action);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

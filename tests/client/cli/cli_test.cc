@@ -5,6 +5,7 @@
 #include <string>
 
 #include "client/cli/plot.h"
+#include "client/cli/viewport.h"
 
 namespace holo::cli {
 namespace {
@@ -71,6 +72,25 @@ TEST_CASE("resampling keeps flat pictures flat and reverses at the same size") {
     CHECK(other.width() == size);
     for (std::uint32_t i = 0; i < size; ++i) CHECK(std::abs(other.At(i, size - 1, 0) - 40'000) <= 1);
   }
+}
+
+TEST_CASE("a viewport keeps the point under the mouse and stays on the picture") {
+  Viewport viewport(4000, 2000, 1000, 600);
+  CHECK(viewport.zoom() == 0.25);
+  CHECK(viewport.Region() == pixels::Rect{0, 0, 4000, 2000});
+  viewport.ZoomAt(500, 300, 4);
+  CHECK(viewport.zoom() == 1);
+  CHECK(viewport.Region() == pixels::Rect{1500, 700, 1000, 600});
+  viewport.Pan(-100, 50);
+  CHECK(viewport.Region() == pixels::Rect{1600, 650, 1000, 600});
+  viewport.Pan(1e9, -1e9);
+  CHECK(viewport.Region() == pixels::Rect{0, 1400, 1000, 600});
+  viewport.ZoomAt(0, 0, 1e9);
+  CHECK(viewport.zoom() == 32);
+  viewport.ZoomAt(0, 0, 1e-9);
+  CHECK(viewport.Region() == pixels::Rect{0, 0, 4000, 2000});
+  const Viewport tiny(1, 1, 160, 160);
+  CHECK(tiny.Region() == pixels::Rect{0, 0, 1, 1});
 }
 
 TEST_CASE("numbers are grouped for people") {

@@ -1,0 +1,221 @@
+#include "client/cli/window.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <opencv2/core.hpp>
+#include <opencv2/highgui.hpp>
+#include <optional>
+
+#include "client/core/client.h"
+#include "common/render/render.h"
+
+namespace holo::cli {
+namespace {
+
+constexpr std::uint32_t kMaxWindowWidth = 1280;
+constexpr std::uint32_t kMaxWindowHeight = 800;
+constexpr double kZoomStep = 1.25;
+
+// What the mouse has done since it was looked at.
+struct Mouse {
+  bool dragging = false;
+  int x = 0, y = 0;
+  double pan_x = 0, pan_y = 0;
+  double zoom_steps = 0;
+};
+
+void OnMouse(int event, int x, int y, int flags, void* data) {
+  Mouse& mouse = *static_cast<Mouse*>(data);
+  if (event == cv::EVENT_LBUTTONDOWN) mouse.dragging = true;
+  if (event == cv::EVENT_LBUTTONUP) mouse.dragging = false;
+  if (event == cv::EVENT_MOUSEMOVE && mouse.dragging && (flags & cv::EVENT_FLAG_LBUTTON) != 0) {
+    mouse.pan_x += x - mouse.x;
+    mouse.pan_y += y - mouse.y;
+  }
+  if (event == cv::EVENT_MOUSEWHEEL) mouse.zoom_steps += cv::getMouseWheelDelta(flags) > 0 ? 1 : -1;
+  if (event != cv::EVENT_MOUSEWHEEL) {
+    mouse.x = x;
+    mouse.y = y;
+  }
+}
+
+// The rendered part of the picture as it fills the window: 8 bit, B, G, R, alpha on white, grey outside.
+cv::Mat Compose(const client::Canvas& canvas, const Viewport& viewport) {
+  const pixels::Picture& picture = canvas.picture();
+  const render::View& view = canvas.view();
+  const double unit = std::ldexp(1.0, static_cast<int>(view.scale_log2));
+  const render::OutputRect rect = render::OutputRectOf(view);
+  const SourceRect exact = viewport.Exact();
+  cv::Mat out(static_cast<int>(viewport.window_height()), static_cast<int>(viewport.window_width()), CV_8UC3,
+              cv::Scalar(64, 64, 64));
+  const pixels::Layout& layout = picture.layout();
+  const std::uint32_t colors = layout.channels - (layout.has_alpha ? 1 : 0);
+  const float to_8_bit = 255.0f / pixels::MaxSample(layout.sample_type);
+  for (int v = 0; v < out.rows; ++v) {
+    // Bilinear: the render is at most twice as fine as the window.
+    const double y = (exact.y + (v + 0.5) * exact.height / out.rows) / unit - rect.y - 0.5;
+    if (y < -0.5 || y > picture.height() - 0.5) continue;
+    const auto y0 = static_cast<std::uint32_t>(std::max(0.0, std::floor(y)));
+    const std::uint32_t y1 = std::min(y0 + 1, picture.height() - 1);
+    const auto fy = static_cast<float>(std::clamp(y - y0, 0.0, 1.0));
+    for (int u = 0; u < out.cols; ++u) {
+      const double x = (exact.x + (u + 0.5) * exact.width / out.cols) / unit - rect.x - 0.5;
+      if (x < -0.5 || x > picture.width() - 0.5) continue;
+      const auto x0 = static_cast<std::uint32_t>(std::max(0.0, std::floor(x)));
+      const std::uint32_t x1 = std::min(x0 + 1, picture.width() - 1);
+      const auto fx = static_cast<float>(std::clamp(x - x0, 0.0, 1.0));
+      const auto sample = [&](std::uint32_t c) {
+        const float above = picture.At(x0, y0, c) * (1 - fx) + picture.At(x1, y0, c) * fx;
+        const float below = picture.At(x0, y1, c) * (1 - fx) + picture.At(x1, y1, c) * fx;
+        return (above * (1 - fy) + below * fy) * to_8_bit;
+      };
+      const float alpha = layout.has_alpha ? sample(layout.channels - 1) / 255.0f : 1.0f;
+      auto& pixel = out.at<cv::Vec3b>(v, u);
+      for (std::uint32_t c = 0; c < 3; ++c) {
+        const float value = sample(colors >= 3 ? 2 - c : 0) * alpha + 255 * (1 - alpha);
+        pixel[static_cast<int>(c)] = static_cast<std::uint8_t>(std::clamp(value + 0.5f, 0.0f, 255.0f));
+      }
+    }
+  }
+  return out;
+}
+
+class Window {
+ public:
+  Window(std::string title, const WindowContent& content)
+      : title_(std::move(title)), content_(content), viewport_(MakeViewport(content)) {}
+
+  Result<void> Run() {
+    cv::namedWindow(title_, cv::WINDOW_AUTOSIZE | cv::WINDOW_GUI_NORMAL);
+    cv::setMouseCallback(title_, OnMouse, &mouse_);
+    while (!Interrupted()) {
+      HOLO_ASSIGN_OR_RETURN(const pixels::Rect changed, content_.poll(viewport_, std::exchange(moved_, false), k_));
+      HOLO_RETURN_IF_ERROR(Redraw(changed));
+      if (content_.shown) content_.shown();
+      const int key = cv::waitKey(15);
+      const bool closed = cv::getWindowProperty(title_, cv::WND_PROP_VISIBLE) < 1;
+      if (key == 'q' || key == 27 || closed) return {};
+      TakeMouse();
+      TakeKey(key);
+    }
+    return Fail(Code::kCancelled, "window: interrupted");
+  }
+
+ private:
+  static Viewport MakeViewport(const WindowContent& content) {
+    const pixels::Layout& layout = content.decoder().header().layout;
+    const double fit =
+        std::min({1.0, double{kMaxWindowWidth} / layout.width, double{kMaxWindowHeight} / layout.height});
+    // Large enough to be held by its frame, whatever the picture's shape.
+    const auto side = [&](std::uint32_t length, std::uint32_t limit) {
+      return std::clamp(static_cast<std::uint32_t>(std::lround(length * fit)), 160u, limit);
+    };
+    return {layout.width, layout.height, side(layout.width, kMaxWindowWidth), side(layout.height, kMaxWindowHeight)};
+  }
+
+  Result<void> Redraw(const pixels::Rect& changed) {
+    const codec::Decoder& decoder = content_.decoder();
+    const render::View view{viewport_.Region(), ScaleLog2(viewport_.zoom()), k_};
+    const bool same_view = canvas_ && drawn_by_ == &decoder && canvas_->view().region == view.region &&
+                           canvas_->view().scale_log2 == view.scale_log2 && canvas_->view().k == view.k;
+    if (!same_view) {
+      HOLO_ASSIGN_OR_RETURN(canvas_, client::Canvas::Create(decoder, view));
+      drawn_by_ = &decoder;
+    } else if (changed.empty() && !compose_) {
+      return {};
+    } else {
+      HOLO_RETURN_IF_ERROR(canvas_->Update(decoder, changed));
+    }
+    compose_ = false;
+    cv::imshow(title_, Compose(*canvas_, viewport_));
+    cv::setWindowTitle(title_, title_ + " - " + Fixed(100 * viewport_.zoom(), 0) + " %" +
+                                   (k_ == 0 ? std::string() : ", k " + std::to_string(k_)) +
+                                   (content_.status ? ", " + content_.status() : std::string()));
+    return {};
+  }
+
+  void Moved() {
+    moved_ = true;
+    compose_ = true;  // the same whole pixels may be shown at another fraction
+  }
+
+  void TakeMouse() {
+    if (mouse_.pan_x != 0 || mouse_.pan_y != 0) {
+      viewport_.Pan(mouse_.pan_x, mouse_.pan_y);
+      Moved();
+    }
+    if (mouse_.zoom_steps != 0) {
+      viewport_.ZoomAt(mouse_.x, mouse_.y, std::pow(kZoomStep, mouse_.zoom_steps));
+      Moved();
+    }
+    mouse_.pan_x = mouse_.pan_y = mouse_.zoom_steps = 0;
+  }
+
+  void TakeKey(int key) {
+    const double middle_x = viewport_.window_width() / 2.0;
+    const double middle_y = viewport_.window_height() / 2.0;
+    const pixels::Layout& layout = content_.decoder().header().layout;
+    const std::uint32_t all = 64 * layout.channels;
+    switch (key) {
+      case 'i':
+        viewport_.ZoomAt(middle_x, middle_y, kZoomStep);
+        break;
+      case 'o':
+        viewport_.ZoomAt(middle_x, middle_y, 1 / kZoomStep);
+        break;
+      case 'f':
+        viewport_.ShowAll();
+        break;
+      case '+':
+      case '=':
+        if (k_ != 0) k_ = k_ + std::max(1u, k_ / 4);
+        if (k_ >= all) k_ = 0;
+        break;
+      case '-':
+        k_ = k_ == 0 ? all * 3 / 4 : std::max(layout.channels, k_ - std::max(1u, k_ / 5));
+        break;
+      case '0':
+        k_ = 0;
+        break;
+      default:
+        return;
+    }
+    Moved();
+  }
+
+  std::string title_;
+  const WindowContent& content_;
+  Viewport viewport_;
+  Mouse mouse_;
+  std::uint32_t k_ = 0;
+  bool moved_ = true;
+  bool compose_ = true;
+  std::optional<client::Canvas> canvas_;
+  const codec::Decoder* drawn_by_ = nullptr;
+};
+
+}  // namespace
+
+Result<void> CheckDisplay(const std::string& instead) {
+  const auto is_set = [](const char* name) {
+    const char* value = std::getenv(name);
+    return value != nullptr && value[0] != '\0';
+  };
+  if (is_set("DISPLAY") || is_set("WAYLAND_DISPLAY")) return {};
+  return Fail(Code::kFailedPrecondition,
+              "window: expected a display (DISPLAY or WAYLAND_DISPLAY), found none. Without one: " + instead);
+}
+
+Result<void> RunWindow(const std::string& title, const WindowContent& content) {
+  try {
+    Window window(title, content);
+    const Result<void> done = window.Run();
+    cv::destroyAllWindows();
+    return done;
+  } catch (const cv::Exception& exception) {
+    return Fail(Code::kUnavailable, "window: " + std::string(exception.what()));
+  }
+}
+
+}  // namespace holo::cli
