@@ -27,8 +27,9 @@ class WebSocketConnection final : public Connection {
   ~WebSocketConnection() override {
     error_code ignored;
     beast::get_lowest_layer(stream_).socket().close(ignored);
+    // Handlers that are still pending, Beast's timers among them, are destroyed with the context and never run.
     context_.restart();
-    context_.run();  // lets the pending handlers end; they refer to this object
+    context_.poll();
   }
 
   Result<void> Connect(Clock::time_point deadline) {

@@ -68,9 +68,7 @@ Schedule::Shares Schedule::SharesOf(std::uint32_t level, std::uint32_t tile) con
   const pixels::Rect rect = header.TileRect(level, tile);
   if (rect.empty()) return {};
   const double area = static_cast<double>(rect.area());
-  // The lapped filter reaches half a patch over the border.
-  const auto reach = static_cast<std::uint32_t>(std::min(PatchSpan(geometry) / 2, 1e9));
-  const pixels::Rect grown = Grow(goal_.region, reach, header.layout);
+  const pixels::Rect grown = Grow(goal_.region, header.ReachPx(level), header.layout);
   Shares shares;
   shares.in_view = static_cast<double>(pixels::Intersect(rect, goal_.region).area()) / area;
   shares.weight = static_cast<double>(pixels::Intersect(rect, grown).area()) / area;

@@ -1,6 +1,7 @@
 # Compiler flags of every target of ours, on one interface target.
 add_library(holo_options INTERFACE)
 target_include_directories(holo_options INTERFACE ${PROJECT_SOURCE_DIR})
+target_compile_definitions(holo_options INTERFACE HOLO_VERSION="${PROJECT_VERSION}")
 target_compile_options(holo_options INTERFACE
   -Wall -Wextra -Wshadow -Wnon-virtual-dtor -Wold-style-cast -Wunused -Woverloaded-virtual -Wcast-qual
   # Decoders on any machine must produce the same bits: no fused multiply-add behind our back.

@@ -1,0 +1,79 @@
+#include "server/operations/metrics.h"
+
+#include <prometheus/metric_family.h>
+#include <prometheus/text_serializer.h>
+
+#include <fstream>
+#include <vector>
+
+namespace holo::operations {
+namespace {
+
+void Add(std::vector<prometheus::MetricFamily>& families, const char* name, const char* help,
+         prometheus::MetricType type, double value) {
+  prometheus::MetricFamily family;
+  family.name = name;
+  family.help = help;
+  family.type = type;
+  prometheus::ClientMetric metric;
+  metric.gauge.value = value;
+  metric.counter.value = value;
+  family.metric.push_back(std::move(metric));
+  families.push_back(std::move(family));
+}
+
+// Resident set of this process, 0 where /proc is missing.
+double ResidentBytes() {
+  std::ifstream file("/proc/self/statm");
+  double pages = 0;
+  double resident = 0;
+  file >> pages >> resident;
+  return resident * 4096;
+}
+
+}  // namespace
+
+std::string MetricsText(const assets::Statistics& store, const streaming::Statistics& streams,
+                        const transports::http::Statistics& http) {
+  using prometheus::MetricType;
+  struct Row {
+    const char* name;
+    const char* help;
+    MetricType type;
+    std::uint64_t value;
+  };
+  const Row rows[] = {
+      {"holo_assets", "Assets in the store", MetricType::Gauge, store.entries},
+      {"holo_assets_open", "Assets kept open in memory", MetricType::Gauge, store.open_assets},
+      {"holo_assets_open_bytes", "Memory of open assets", MetricType::Gauge, store.open_bytes},
+      {"holo_asset_cache_hits_total", "Assets asked for that were open", MetricType::Counter, store.hits},
+      {"holo_asset_cache_misses_total", "Assets asked for that had to be opened", MetricType::Counter, store.misses},
+      {"holo_asset_cache_evictions_total", "Open assets dropped for memory", MetricType::Counter, store.evictions},
+      {"holo_assets_damaged", "Files that are known to be damaged", MetricType::Gauge, store.damaged},
+      {"holo_pictures_compressed_total", "Pictures compressed on first use", MetricType::Counter, store.compressed},
+      {"holo_picture_failures_total", "Pictures that could not be compressed", MetricType::Counter,
+       store.compress_failures},
+      {"holo_streams", "Streams now", MetricType::Gauge, streams.streams},
+      {"holo_streams_total", "Streams ever", MetricType::Counter, streams.streams_total},
+      {"holo_streams_refused_total", "Streams refused above the limit or while stopping", MetricType::Counter,
+       streams.refused},
+      {"holo_streams_failed_total", "Streams that ended with an error", MetricType::Counter, streams.failed},
+      {"holo_streams_stalled_total", "Streams dropped because the client took nothing", MetricType::Counter,
+       streams.stalled},
+      {"holo_messages_received_total", "Client messages", MetricType::Counter, streams.messages_in},
+      {"holo_messages_sent_total", "Server messages", MetricType::Counter, streams.messages_out},
+      {"holo_stream_payload_bytes_total", "Chunk and basis bytes sent", MetricType::Counter, streams.payload_bytes},
+      {"holo_stream_unacknowledged_bytes", "Bytes sent and not yet acknowledged", MetricType::Gauge,
+       streams.unacknowledged_bytes},
+      {"holo_views_completed_total", "Views sent to their end", MetricType::Counter, streams.views_completed},
+      {"holo_http_connections", "HTTP and WebSocket connections now", MetricType::Gauge, http.connections},
+      {"holo_http_requests_total", "HTTP requests", MetricType::Counter, http.requests},
+      {"holo_http_file_bytes_total", "Bytes of files sent over HTTP", MetricType::Counter, http.file_bytes},
+  };
+  std::vector<prometheus::MetricFamily> families;
+  for (const Row& row : rows) Add(families, row.name, row.help, row.type, static_cast<double>(row.value));
+  Add(families, "process_resident_memory_bytes", "Resident memory of this process", MetricType::Gauge, ResidentBytes());
+  return prometheus::TextSerializer().Serialize(families);
+}
+
+}  // namespace holo::operations

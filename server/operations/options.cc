@@ -1,0 +1,151 @@
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <charconv>
+
+#include "server/operations/operations.h"
+
+extern char** environ;
+
+namespace holo::operations {
+namespace {
+
+constexpr std::string_view kPrefix = "HOLO_";
+
+// The command line, bound to `parsed`.
+void Declare(CLI::App& app, Parsed& parsed) {
+  ServerOptions& options = parsed.options;
+  app.set_help_flag();
+  app.add_flag("-h,--help", parsed.wants_help, "Print this help and exit");
+  app.add_flag("--version", parsed.wants_version, "Print the version and exit");
+  app.set_config("--config", "", "Read options from this file: lines of NAME=VALUE, # for comments");
+  app.add_option("store,--store", options.store,
+                 "Folder of .holo files, and of pictures that are compressed on first use")
+      ->capture_default_str();
+  app.add_option("--cache", options.cache, "Folder for compressed pictures (default: .holo inside the store)");
+  app.add_option("--bases", options.bases, "Folder of .basis files (default: the store)");
+  app.add_option("--http", options.http, "HTTP and WebSocket: HOST:PORT, :PORT, or off; port 0 is any free one")
+      ->capture_default_str();
+  app.add_option("--grpc", options.grpc, "gRPC: HOST:PORT, :PORT, or off")->capture_default_str();
+  app.add_option("--token", options.token, "Serve only clients that say this token");
+  app.add_option("--max-connections", options.max_connections, "HTTP and WebSocket connections at a time")
+      ->check(CLI::Range(1u, 1'000'000u))
+      ->capture_default_str();
+  app.add_option("--max-streams", options.max_streams, "Streams at a time, over both transports")
+      ->check(CLI::Range(1u, 1'000'000u))
+      ->capture_default_str();
+  app.add_option("--max-memory", options.max_memory_mib, "MiB for opened assets")
+      ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{1} << 24))
+      ->capture_default_str();
+  app.add_option("--max-bytes-per-second", options.max_bytes_per_second, "Per stream; 0: no limit")
+      ->capture_default_str();
+  app.add_option("--max-picture", options.max_picture_mpixels, "Megapixels beyond which pictures are not compressed")
+      ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{2048}))
+      ->capture_default_str();
+  app.add_option("--quality", options.quality, "Of pictures that are compressed here, 1 to 100")
+      ->check(CLI::Range(1.0f, 100.0f))
+      ->capture_default_str();
+  app.add_option("--compress-threads", options.compress_threads, "Pictures compressed at a time")
+      ->check(CLI::Range(1u, 256u))
+      ->capture_default_str();
+  app.add_flag("--compress-ahead", options.compress_ahead, "Compress pictures as soon as they are seen");
+  app.add_option("--stall-timeout", options.stall_timeout_s,
+                 "Seconds after which a client that reads nothing is dropped")
+      ->check(CLI::Range(1u, 86'400u))
+      ->capture_default_str();
+  app.add_option("--shutdown-timeout", options.shutdown_timeout_s, "Seconds that streams get to finish on shutdown")
+      ->check(CLI::Range(0u, 86'400u))
+      ->capture_default_str();
+  app.add_option("--log-level", options.log_level, "trace, debug, info, warn, error or off")
+      ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error", "off"}))
+      ->capture_default_str();
+  app.add_option("--ready-file", options.ready_file, "Write the addresses there, as JSON, once the server listens");
+  for (CLI::Option* option : app.get_options()) option->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+}
+
+// "--max-streams" for "MAX_STREAMS".
+std::string FlagOf(const std::string& variable) {
+  std::string flag = "--" + variable;
+  std::transform(flag.begin(), flag.end(), flag.begin(),
+                 [](unsigned char c) { return c == '_' ? '-' : static_cast<char>(std::tolower(c)); });
+  return flag;
+}
+
+}  // namespace
+
+Result<Address> ParseAddress(const std::string& text) {
+  Address address;
+  if (text == "off") {
+    address.enabled = false;
+    return address;
+  }
+  const std::size_t colon = text.rfind(':');
+  const auto refuse = [&text] {
+    return Fail(Code::kInvalidArgument, "address: expected HOST:PORT, :PORT or off, found '" + text + "'");
+  };
+  if (colon == std::string::npos) return refuse();
+  const char* begin = text.data() + colon + 1;
+  const char* end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(begin, end, address.port);
+  if (error != std::errc() || stop != end || address.port < 0 || address.port > 65535) return refuse();
+  address.host = text.substr(0, colon);
+  if (address.host.starts_with('[') && address.host.ends_with(']')) {
+    address.host = address.host.substr(1, address.host.size() - 2);
+  } else if (address.host.find(':') != std::string::npos) {
+    return refuse();
+  }
+  if (address.host.empty()) address.host = "0.0.0.0";
+  return address;
+}
+
+std::map<std::string, std::string> Environment() {
+  std::map<std::string, std::string> variables;
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    const std::string_view text = *entry;
+    const std::size_t equals = text.find('=');
+    if (!text.starts_with(kPrefix) || equals == std::string_view::npos) continue;
+    variables.emplace(text.substr(kPrefix.size(), equals - kPrefix.size()), text.substr(equals + 1));
+  }
+  return variables;
+}
+
+Result<Parsed> ParseOptions(const std::vector<std::string>& arguments,
+                            const std::map<std::string, std::string>& environment, const ServerOptions& defaults) {
+  Parsed parsed;
+  parsed.options = defaults;
+  CLI::App app;
+  Declare(app, parsed);
+  // CLI11 lets a file go before the environment, so that the environment comes as flags that the command line
+  // overrides. It takes arguments from the back.
+  std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());
+  for (const auto& [name, value] : environment) {
+    const std::string flag = FlagOf(name);
+    const CLI::Option* option = app.get_option_no_throw(flag);
+    // Other programs of the project have variables, too. A flag without a value follows the words for yes and no.
+    if (option == nullptr || flag == "--help" || flag == "--version") continue;
+    reversed.push_back(flag + "=" + value);
+  }
+  try {
+    app.parse(reversed);
+  } catch (const CLI::Error& error) {
+    return Fail(Code::kInvalidArgument, error.what());
+  }
+  for (const std::string* address : {&parsed.options.http, &parsed.options.grpc}) {
+    HOLO_RETURN_IF_ERROR(ParseAddress(*address));
+  }
+  return parsed;
+}
+
+std::string HelpText(const std::string& program, const ServerOptions& defaults) {
+  Parsed parsed;
+  parsed.options = defaults;
+  CLI::App app("Serves a folder of holograms over gRPC, WebSocket and HTTP.", program);
+  Declare(app, parsed);
+  app.footer(
+      "Every option may also stand in the environment (HOLO_MAX_STREAMS=100) or in the file (max-streams=100).\n"
+      "A flag goes before the environment, and that before the file.\n\n"
+      "Example: " +
+      program + " ./pictures --http :8080 --grpc :50051");
+  return app.help();
+}
+
+}  // namespace holo::operations

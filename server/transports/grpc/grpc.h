@@ -1,0 +1,47 @@
+// holo.v1.Streaming over gRPC, with the standard health and reflection services beside it.
+//
+// Moves messages between connections and streaming::Stream, and decides nothing. All members may be called from any
+// thread; gRPC brings its own.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <string>
+
+#include "common/status/status.h"
+
+namespace holo::assets {
+class Store;
+}
+namespace holo::streaming {
+class Service;
+}
+
+namespace holo::transports::grpc_transport {
+
+struct Options {
+  std::string host = "0.0.0.0";  // a name, or an address without brackets
+  int port = 50051;              // 0: any free one
+};
+
+class Server {
+ public:
+  // kUnavailable where the address cannot be bound. `store` and `service` must outlive the server.
+  [[nodiscard]] static Result<std::unique_ptr<Server>> Start(const Options& options, assets::Store& store,
+                                                             streaming::Service& service);
+  // As Stop(now).
+  ~Server();
+
+  [[nodiscard]] int port() const;
+  // The health service says NOT_SERVING from now on; nothing else changes.
+  void BeginDrain();
+  // Takes no more calls, cancels at `deadline` those that are left, and returns when all have ended.
+  void Stop(std::chrono::system_clock::time_point deadline);
+
+ private:
+  struct State;
+  explicit Server(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace holo::transports::grpc_transport
