@@ -1,0 +1,144 @@
+// Makes the inputs that fuzzing starts from, out of small pictures of our own.
+#include <filesystem>
+#include <iostream>
+#include <string>
+
+#include "common/codec/codec.h"
+#include "common/files/files.h"
+#include "common/image_io/image_io.h"
+#include "common/plain/plain.h"
+#include "common/protocol/protocol.h"
+
+namespace {
+
+using namespace holo;
+using Bytes = std::vector<std::uint8_t>;
+
+std::filesystem::path root;
+
+void Write(const std::string& name, const Bytes& bytes) {
+  const std::filesystem::path path = root / name;
+  if (!files::MakeDirectories(path.parent_path()) || !files::AtomicWrite(path, bytes)) {
+    std::cerr << path << ": cannot write\n";
+    std::exit(1);
+  }
+}
+
+pixels::Picture Gradient(const pixels::Layout& layout) {
+  pixels::Picture picture = pixels::Picture::Create(layout).value();
+  const unsigned scale = layout.sample_type == pixels::SampleType::kU8 ? 1 : 257;
+  for (std::uint32_t y = 0; y < layout.height; ++y) {
+    for (std::uint32_t x = 0; x < layout.width; ++x) {
+      for (std::uint32_t c = 0; c < layout.channels; ++c) {
+        picture.Set(x, y, c, static_cast<std::uint16_t>((x * 5 + y * 3 * (c + 1) + (x > y ? 60 : 0)) % 256 * scale));
+      }
+    }
+  }
+  return picture;
+}
+
+void Append(Bytes& to, const std::string& message) {
+  to.push_back(static_cast<std::uint8_t>(message.size()));
+  to.push_back(static_cast<std::uint8_t>(message.size() >> 8));
+  to.insert(to.end(), message.begin(), message.end());
+}
+
+// A whole session, as both sides hear it.
+void WriteSession(const Bytes& file) {
+  auto reader = container::AssetReader::Open(std::make_shared<container::MemorySource>(file)).value();
+  const auto asset = std::make_shared<const protocol::Asset>(std::move(reader));
+  protocol::ServerSession server({});
+  protocol::ClientSession client({});
+  const std::uint32_t handle = client.Open("picture").value();
+  (void)client.SetView(handle, {});
+  Bytes to_server = {0};
+  Bytes to_client = {1};
+  protocol::Clock::time_point now{};
+  for (int round = 0; round < 100; ++round) {
+    while (auto message = client.NextMessage()) {
+      Append(to_server, message->SerializeAsString());
+      server.Receive(*message, now);
+    }
+    while (const auto request = server.TakeOpenRequest()) server.CompleteOpen(request->handle, asset);
+    auto next = server.NextMessage(now);
+    if (next.kind != protocol::ServerSession::Next::Kind::kMessage) continue;
+    Append(to_client, next.message.SerializeAsString());
+    (void)client.Receive(std::move(next.message));
+    client.Acknowledge(client.received_payload_bytes());
+  }
+  Write("protocol/to_server", to_server);
+  Write("protocol/to_client", to_client);
+  Bytes resume = client.Resume().Serialize();
+  resume.insert(resume.begin(), 2);
+  Write("protocol/resume", resume);
+}
+
+void WriteChunks(const Bytes& file) {
+  const auto reader = container::AssetReader::Open(std::make_shared<container::MemorySource>(file)).value();
+  Bytes out;
+  for (const container::ChunkInfo& chunk : reader.chunks()) {
+    const Bytes bytes = reader.ReadChunk(chunk).value();
+    if (bytes.size() > 255) continue;
+    out.insert(out.end(), {chunk.id.level, chunk.id.layer, static_cast<std::uint8_t>(chunk.id.tile),
+                           static_cast<std::uint8_t>(bytes.size())});
+    out.insert(out.end(), bytes.begin(), bytes.end());
+  }
+  Write("chunk/picture", out);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 2) {
+    std::cerr << "usage: make_corpus FOLDER\n";
+    return 2;
+  }
+  root = argv[1];
+  using pixels::ColorModel;
+  using pixels::SampleType;
+  const pixels::Picture rgb = Gradient({40, 30, 3, SampleType::kU8, ColorModel::kRgb, false});
+  const pixels::Picture gray = Gradient({17, 9, 2, SampleType::kU16, ColorModel::kGray, true});
+  const pixels::Picture five = Gradient({24, 16, 5, SampleType::kU8, ColorModel::kGeneric, false});
+
+  codec::EncodeOptions options;
+  options.quality = 50;
+  const Bytes rgb_file = codec::Encode(rgb, options).value().file;
+  Write("asset/rgb", rgb_file);
+  Write("asset/gray_alpha_16", codec::Encode(gray, options).value().file);
+  options.basis_choice = codec::BasisChoice::kOwn;
+  options.k = 7;
+  Write("asset/own_basis", codec::Encode(five, options).value().file);
+  Write("basis/luma", basis::BuiltInLuma()->bytes());
+  Write("basis/empty", {'H', 'B', 'A', 'S', 1, 1, 0, 0, 0});
+
+  const pixels::Picture large = Gradient({300, 270, 3, SampleType::kU8, ColorModel::kRgb, false});
+  codec::EncodeOptions coarse;
+  coarse.quality = 5;
+  coarse.basis_choice = codec::BasisChoice::kUniversal;
+  WriteChunks(codec::Encode(large, coarse).value().file);
+  WriteSession(rgb_file);
+
+  plain::Options plain_options;
+  plain_options.k = 5;
+  Write("plain/rgb", plain::Serialize(plain::Encode(rgb, plain_options).value()));
+
+  const std::filesystem::path scratch = std::filesystem::temp_directory_path() / "holo_make_corpus";
+  (void)files::MakeDirectories(scratch);
+  for (const char* extension : {"png", "jpg", "tiff", "webp", "bmp", "ppm", "jp2"}) {
+    const std::filesystem::path path = scratch / (std::string("picture.") + extension);
+    pixels::Picture picture = rgb.Clone();
+    picture.metadata().icc_profile = {0, 1, 2, 3, 4, 5, 6, 7};
+    if (image_io::Save(path, picture))
+      Write(std::string("image/") + extension + "_file", files::ReadFile(path).value());
+  }
+  std::filesystem::remove_all(scratch);
+  const std::string csv = "1,2,3\n4.5,-6e3,7\n";
+  Write("matrix/csv", {csv.begin(), csv.end()});
+  std::string npy = std::string("\x93NUMPY\x01", 7) + std::string(1, '\0') + "\x76" + std::string(1, '\0') +
+                    "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }";
+  npy.resize(127, ' ');
+  npy += '\n';
+  npy += std::string("\0\0\x80\x3f\0\0\0\x40\0\0\x40\x40\0\0\x80\x40\0\0\xa0\x40\0\0\xc0\x40", 24);
+  Write("matrix/npy", {npy.begin(), npy.end()});
+  return 0;
+}
