@@ -213,8 +213,10 @@ std::vector<fs::path> Store::State::Rescan() {
     Log("store: " + scan.error().message);
     scan = Scan{};
     scan->folders = {folder};
+  } else {
+    // Only then: a folder that cannot be read for a while must not cost what was compressed.
+    RemoveStaleCacheFiles(scan->items);
   }
-  RemoveStaleCacheFiles(scan->items);
   std::vector<std::pair<std::string, Item>> to_compress;
   {
     const std::lock_guard lock(mutex);
