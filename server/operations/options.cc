@@ -11,15 +11,17 @@ namespace {
 
 constexpr std::string_view kPrefix = "HOLO_";
 
-// The command line, bound to `parsed`.
-void Declare(CLI::App& app, Parsed& parsed) {
+// The command line, bound to `parsed`. The folder without a flag is an option of its own, so that it may be given where
+// the environment names one, too.
+void Declare(CLI::App& app, Parsed& parsed, std::filesystem::path& folder) {
   ServerOptions& options = parsed.options;
   app.set_help_flag();
   app.add_flag("-h,--help", parsed.wants_help, "Print this help and exit");
   app.add_flag("--version", parsed.wants_version, "Print the version and exit");
   app.set_config("--config", "", "Read options from this file: lines of NAME=VALUE, # for comments");
-  app.add_option("store,--store", options.store,
-                 "Folder of .holo files, and of pictures that are compressed on first use")
+  app.allow_config_extras(CLI::config_extras_mode::error);
+  app.add_option("folder", folder, "The same as --store")->configurable(false);
+  app.add_option("--store", options.store, "Folder of .holo files, and of pictures that are compressed on first use")
       ->capture_default_str();
   app.add_option("--cache", options.cache, "Folder for compressed pictures (default: .holo inside the store)");
   app.add_option("--bases", options.bases, "Folder of .basis files (default: the store)");
@@ -37,12 +39,18 @@ void Declare(CLI::App& app, Parsed& parsed) {
       ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{1} << 24))
       ->capture_default_str();
   app.add_option("--max-bytes-per-second", options.max_bytes_per_second, "Per stream; 0: no limit")
+      ->check(CLI::Range(std::uint64_t{0}, std::uint64_t{1} << 50))  // or -1 becomes a large number
       ->capture_default_str();
   app.add_option("--max-picture", options.max_picture_mpixels, "Megapixels beyond which pictures are not compressed")
       ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{2048}))
       ->capture_default_str();
   app.add_option("--quality", options.quality, "Of pictures that are compressed here, 1 to 100")
-      ->check(CLI::Range(1.0f, 100.0f))
+      ->check([](const std::string& text) -> std::string {
+        float value = 0;
+        // Not CLI::Range: it lets NaN pass.
+        const bool is_inside = CLI::detail::lexical_cast(text, value) && value >= 1 && value <= 100;
+        return is_inside ? "" : "expected a number from 1 to 100, found " + text;
+      })
       ->capture_default_str();
   app.add_option("--compress-threads", options.compress_threads, "Pictures compressed at a time")
       ->check(CLI::Range(1u, 256u))
@@ -89,6 +97,7 @@ Result<Address> ParseAddress(const std::string& text) {
   if (error != std::errc() || stop != end || address.port < 0 || address.port > 65535) return refuse();
   address.host = text.substr(0, colon);
   if (address.host.starts_with('[') && address.host.ends_with(']')) {
+    if (address.host.size() == 2) return refuse();
     address.host = address.host.substr(1, address.host.size() - 2);
   } else if (address.host.find(':') != std::string::npos) {
     return refuse();
@@ -113,7 +122,8 @@ Result<Parsed> ParseOptions(const std::vector<std::string>& arguments,
   Parsed parsed;
   parsed.options = defaults;
   CLI::App app;
-  Declare(app, parsed);
+  std::filesystem::path folder;
+  Declare(app, parsed, folder);
   // CLI11 lets a file go before the environment, so that the environment comes as flags that the command line
   // overrides. It takes arguments from the back.
   std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());
@@ -129,6 +139,7 @@ Result<Parsed> ParseOptions(const std::vector<std::string>& arguments,
   } catch (const CLI::Error& error) {
     return Fail(Code::kInvalidArgument, error.what());
   }
+  if (!folder.empty()) parsed.options.store = folder;
   for (const std::string* address : {&parsed.options.http, &parsed.options.grpc}) {
     HOLO_RETURN_IF_ERROR(ParseAddress(*address));
   }
@@ -139,7 +150,8 @@ std::string HelpText(const std::string& program, const ServerOptions& defaults) 
   Parsed parsed;
   parsed.options = defaults;
   CLI::App app("Serves a folder of holograms over gRPC, WebSocket and HTTP.", program);
-  Declare(app, parsed);
+  std::filesystem::path folder;
+  Declare(app, parsed, folder);
   app.footer(
       "Every option may also stand in the environment (HOLO_MAX_STREAMS=100) or in the file (max-streams=100).\n"
       "A flag goes before the environment, and that before the file.\n\n"
