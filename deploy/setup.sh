@@ -18,7 +18,7 @@ lists=
 for option in "$@"; do
   case $option in
     --sanitizers) packages+=(clang lld libclang-rt-14-dev) ;;
-    --tests) packages+=(xvfb xauth) ;;
+    --tests) packages+=(python3 xvfb xauth) ;;
     --lists) lists=yes ;;
     --benchmarks) packages+=(libjpeg-turbo-progs webp libopenjp2-tools libjxl-tools) ;;
     *)

@@ -78,6 +78,7 @@ Result<void> Info(const std::string& path, const Globals& globals) {
 void AddBasis(CLI::App& app, const Globals& globals, Action& action) {
   CLI::App* command = app.add_subcommand("basis", "Train a basis for a collection, or describe one");
   command->require_subcommand(1);
+  command->footer("Example:\n  holo basis train slides/*.tif -o slides.basis");
   CLI::App* train = command->add_subcommand("train", "Train a basis on pictures of one kind");
   auto options = std::make_shared<TrainOptions>();
   train->add_option("pictures", options->pictures, "Pictures with the same channels")->required();

@@ -1,10 +1,34 @@
 // holo: the command-line tool.
 #include <iostream>
+#include <string>
+#include <string_view>
+#include <vector>
 
 #include "client/cli/cli.h"
+#include "server/operations/operations.h"
+
+namespace {
+
+// `holo serve` is holod: it has that program's options, and its own way with signals.
+int Serve(const std::vector<std::string>& arguments) {
+  using namespace holo;
+  const auto parsed = operations::ParseOptions(arguments, operations::Environment(), {});
+  if (!parsed) {
+    std::cerr << "holo serve: " << parsed.error().message << "\nholo serve --help lists the options\n";
+    return ToExitCode(parsed.error().code);
+  }
+  if (parsed->wants_help) {
+    std::cout << operations::HelpText("holo serve", {}) << "\nExample:\n  holo serve ./pictures\n";
+    return 0;
+  }
+  return operations::RunServer("holo serve", parsed->options);
+}
+
+}  // namespace
 
 int main(int argc, char** argv) {
   using namespace holo;
+  if (argc > 1 && std::string_view(argv[1]) == "serve") return Serve({argv + 2, argv + argc});
   cli::Globals globals;
   cli::Action action;
   CLI::App app("holo: pictures as a basis and coefficients, sharper with every byte", "holo");
@@ -22,6 +46,7 @@ int main(int argc, char** argv) {
   cli::AddView(app, globals, action);
   cli::AddDf(app, globals, action);
   cli::AddBasis(app, globals, action);
+  app.add_subcommand("serve", "Serve a folder of pictures and .holo files, as holod does (serve comes first)");
   cli::AddFetch(app, globals, action);
   cli::AddWatch(app, globals, action);
   try {
@@ -31,6 +56,10 @@ int main(int argc, char** argv) {
     return code == 0 ? 0 : ToExitCode(Code::kInvalidArgument);
   }
   cli::InstallInterruptHandler();
+  if (!action) {  // holo -q serve
+    std::cerr << "holo: expected serve to come first: holo serve FOLDER\n";
+    return ToExitCode(Code::kInvalidArgument);
+  }
   const Result<void> done = action();
   if (done) return 0;
   if (globals.json) std::cout << ToHttpBody(done.error()) << "\n";

@@ -82,12 +82,21 @@ Result<std::unique_ptr<RemotePicture>> RemotePicture::Open(const std::string& ur
   const Clock::time_point deadline = Clock::now() + picture->options_.idle_timeout;
   Change change;
   while (!picture->decoder_) {
-    HOLO_ASSIGN_OR_RETURN(std::optional<v1::ServerMessage> message, picture->connection_->Receive(deadline));
+    Result<std::optional<v1::ServerMessage>> message = picture->connection_->Receive(deadline);
     if (!message) {
+      if (!IsTransient(message.error()) || picture->options_.reconnect_attempts == 0) {
+        return tl::unexpected<Error>(std::move(message).error());
+      }
+      HOLO_RETURN_IF_ERROR(picture->Reconnect());
+      continue;
+    }
+    if (!*message) {
       return Fail(Code::kDeadlineExceeded,
                   url + ": opened no picture within " + std::to_string(picture->options_.idle_timeout.count()) + " ms");
     }
-    HOLO_RETURN_IF_ERROR(picture->Handle(std::move(*message), change));
+    HOLO_RETURN_IF_ERROR(picture->Handle(std::move(**message), change));
+    // Nothing can be rendered yet, and a basis may be larger than the window.
+    picture->Acknowledge();
     HOLO_RETURN_IF_ERROR(picture->Flush());
   }
   return picture;
@@ -119,16 +128,16 @@ Result<void> RemotePicture::Reconnect() {
   for (protocol::ResumeState::Asset& asset : session_->Resume().assets) {
     if (asset.name == name_) resume_ = std::move(asset);
   }
-  Error last{Code::kUnavailable, "the connection was lost"};
-  std::chrono::milliseconds backoff = kFirstBackoff;
-  for (unsigned attempt = 0; attempt < options_.reconnect_attempts; ++attempt) {
-    if (attempt > 0) {
+  Error last{Code::kUnavailable, "the connection was lost again and again"};
+  while (attempts_without_progress_ < options_.reconnect_attempts) {
+    if (attempts_without_progress_ > 0) {
+      const auto backoff = kFirstBackoff * (1u << std::min(attempts_without_progress_ - 1, 10u));
       for (const Clock::time_point until = Clock::now() + backoff; Clock::now() < until;) {
         if (options_.stop.stop_requested()) return Fail(Code::kCancelled, "cancelled");
         std::this_thread::sleep_for(std::min<Clock::duration>(kStopPollInterval, until - Clock::now()));
       }
-      backoff *= 2;
     }
+    ++attempts_without_progress_;
     Result<void> connected = Connect();
     if (connected) {
       ++statistics_.reconnects;
@@ -174,6 +183,7 @@ Result<RemotePicture::Change> RemotePicture::Wait(Clock::time_point deadline) {
       } else if (*message) {
         last_sign = Clock::now();
         HOLO_RETURN_IF_ERROR(Handle(std::move(**message), change));
+        if (!decoder_) Acknowledge();  // bases of new content
         const bool changed = !change.region.empty() || change.view_complete || change.content_replaced;
         if (changed && decoder_) return change;  // new content may still lack its bases
         continue;
@@ -208,6 +218,7 @@ Result<void> RemotePicture::Handle(v1::ServerMessage message, Change& change) {
   statistics_.duplicate_bytes += session_->duplicate_bytes() - duplicates_before;
   statistics_.payload_bytes += session_->received_payload_bytes() - payload_before;
   change.payload_bytes += session_->received_payload_bytes() - payload_before;
+  if (session_->received_payload_bytes() > payload_before) attempts_without_progress_ = 0;
   if (auto* opened = std::get_if<protocol::AssetOpened>(&event)) return OnOpened(std::move(*opened), change);
   if (auto* basis = std::get_if<protocol::BasisReceived>(&event)) {
     HOLO_RETURN_IF_ERROR(cache_.Store(basis->bytes));

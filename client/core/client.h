@@ -75,7 +75,8 @@ struct Options {
   std::chrono::milliseconds connect_timeout{10'000};
   // With bytes still expected, a silent server counts as lost after this.
   std::chrono::milliseconds idle_timeout{30'000};
-  unsigned reconnect_attempts = 5;  // in a row, waiting 0.25 s, 0.5 s, 1 s, ... between them
+  // In a row without a payload byte, waiting 0.25 s, 0.5 s, 1 s, ... between them.
+  unsigned reconnect_attempts = 5;
   codec::Decoder::Options decoder;
   std::stop_token stop;
 };
@@ -152,6 +153,7 @@ class RemotePicture {
   std::uint32_t view_id_ = 0;
   bool view_complete_ = false;
   bool went_away_ = false;
+  unsigned attempts_without_progress_ = 0;
   std::optional<protocol::ResumeState::Asset> resume_;
   std::optional<container::AssetHeader> pending_header_;
   std::optional<codec::Decoder> decoder_;
