@@ -359,5 +359,30 @@ TEST_CASE("lists come in order and in pages") {
   CHECK(Store::Open(pictures.In(folder / "b.holo")).error().code == Code::kInvalidArgument);
 }
 
+TEST_CASE("a store that is closed answers everybody who waits") {
+  const TemporaryFolder folder;
+  for (int i = 0; i < 5; ++i) REQUIRE(folder.Write(std::to_string(i) + ".pic", "P"));
+  std::atomic<int> answers{0};
+  Pictures pictures;
+  {
+    const auto store = Store::Open(pictures.In(folder.path())).value();
+    for (int i = 0; i < 5; ++i) {
+      store->Get(std::to_string(i), [&answers](const auto&) { ++answers; });
+    }
+  }
+  CHECK(answers == 5);
+}
+
+TEST_CASE("names are UTF-8 without NUL") {
+  for (const std::string_view good : {"a", "\xC3\xBC", "\xE5\x86\x99/\xE4\xB8\x80", "\xF0\x9F\x98\x80", ""}) {
+    CHECK(IsValidName(good));
+  }
+  using namespace std::string_view_literals;
+  for (const std::string_view bad :
+       {"a\0b"sv, "\xFF"sv, "\xC0\xAF"sv, "\xED\xA0\x80"sv, "\xE2\x82"sv, "\xF4\x90\x80\x80"sv}) {
+    CHECK_FALSE(IsValidName(bad));
+  }
+}
+
 }  // namespace
 }  // namespace holo::assets
