@@ -105,12 +105,8 @@ class Window {
  private:
   static Viewport MakeViewport(const WindowContent& content) {
     const pixels::Layout& layout = content.decoder().header().layout;
-    const double fit =
-        std::min({1.0, double{kMaxWindowWidth} / layout.width, double{kMaxWindowHeight} / layout.height});
-    // Large enough to be held by its frame, whatever the picture's shape.
-    const auto side = [&](std::uint32_t length, std::uint32_t limit) {
-      return std::clamp(static_cast<std::uint32_t>(std::lround(length * fit)), 160u, limit);
-    };
+    // As large as the picture, but no larger than a screen, and large enough to be held by its frame.
+    const auto side = [](std::uint32_t length, std::uint32_t limit) { return std::clamp(length, 160u, limit); };
     return {layout.width, layout.height, side(layout.width, kMaxWindowWidth), side(layout.height, kMaxWindowHeight)};
   }
 
