@@ -51,7 +51,10 @@ std::vector<basis::Hash> BasisCache::List(std::size_t limit) const {
     basis::Hash hash{};
     if (!bytes || bytes->size() != hash.size()) continue;
     std::copy(bytes->begin(), bytes->end(), hash.begin());
-    if (!known_.contains(hash)) hashes.push_back(hash);
+    if (known_.contains(hash)) continue;
+    // A server never sends what is listed here: a damaged file must not be.
+    const auto content = files::ReadFile(entry->path(), basis::kMaxBasisBytes);
+    if (content && basis::HashOf(*content) == hash && basis::Basis::Parse(*content)) hashes.push_back(hash);
   }
   if (hashes.size() > limit) hashes.resize(limit);
   return hashes;
