@@ -1,3 +1,4 @@
+#include <google/protobuf/stubs/logging.h>
 #include <pthread.h>
 #include <signal.h>
 #include <spdlog/sinks/stdout_sinks.h>
@@ -197,6 +198,8 @@ Result<void> Serve(const ServerOptions& options, const Signals& signals, spdlog:
 
 int RunServer(const std::string& program, const ServerOptions& options) {
   const Signals signals;
+  // Its complaints about what clients send are our answers to them, and would let a client fill the log.
+  google::protobuf::SetLogHandler(nullptr);
   auto log = std::make_shared<spdlog::logger>(program, std::make_shared<spdlog::sinks::stderr_sink_mt>());
   log->set_level(spdlog::level::from_str(options.log_level == "error" ? "err" : options.log_level));
   log->flush_on(spdlog::level::info);
