@@ -31,7 +31,7 @@ constexpr float kLargestStep = 1024.0f;
 float StepAtQuality(float quality) {
   const float clamped = std::clamp(quality, 1.0f, 100.0f);
   const float scale = clamped < 50.0f ? 50.0f / clamped : 2.0f - clamped / 50.0f;
-  return std::clamp(32.0f * scale, kSmallestStep, kLargestStep);
+  return std::clamp(28.0f * scale, kSmallestStep, kLargestStep);
 }
 
 // One tile of one level, coded.
@@ -39,7 +39,6 @@ struct CodedTile {
   std::uint32_t level = 0;
   std::uint32_t tile = 0;
   TileCode code;
-  double energy = 0;  // squared error of an empty code, in squared steps
 };
 
 // The picture, row by row of tiles, as planes ready for projection.
@@ -87,7 +86,8 @@ class Analysis {
       const GroupLayout& group = layout_.groups[g];
       const transform::Kernel& kernel = group.KernelOf(level);
       const std::uint32_t count = group.CountOf(level);
-      const float inverse_step = 1.0f / StepOf(header_, group.group, level);
+      std::vector<float> inverse_steps = StepsOf(header_, group, level);
+      for (float& step : inverse_steps) step = 1.0f / step;
       targets[g].resize(std::size_t{shape.rows} * shape.columns * count);
       patch.resize(area * group.group.channel_count);
       coefficients.resize(kernel.count);
@@ -103,7 +103,7 @@ class Analysis {
             }
           }
           transform::Project(kernel, patch.data(), coefficients.data());
-          for (std::uint32_t k = 0; k < count; ++k) *out++ = coefficients[k] * inverse_step;
+          for (std::uint32_t k = 0; k < count; ++k) *out++ = coefficients[k] * inverse_steps[k];
         }
       }
     }
@@ -139,12 +139,20 @@ void ExtendEdges(Plane& plane, std::uint32_t width, std::uint32_t height) {
   for (std::uint32_t y = height; y < plane.height; ++y) std::copy_n(plane.Row(height - 1), plane.width, plane.Row(y));
 }
 
-double EnergyOf(std::span<const std::vector<float>> targets) {
-  double energy = 0;
-  for (const std::vector<float>& values : targets) {
-    for (const float value : values) energy += static_cast<double>(value) * value;
+// What a squared step of each coefficient of a level counts in squared error: steps are wider where the eye sees less.
+std::vector<std::vector<float>> WeightsOf(const container::AssetHeader& header, const AssetLayout& layout,
+                                          const container::Level& level) {
+  const float narrowest = header.base_step / static_cast<float>(level.px_per_sample);
+  std::vector<std::vector<float>> weights;
+  for (const GroupLayout& group : layout.groups) {
+    std::vector<float>& out = weights.emplace_back();
+    if (level.patch_px == 1) {
+      out.assign(group.group.channel_count, group.group.step_weight * group.group.step_weight);
+      continue;
+    }
+    for (const float step : StepsOf(header, group, level)) out.push_back(step / narrowest * (step / narrowest));
   }
-  return energy;
+  return weights;
 }
 
 // Runs `work(i)` for i in 0..count-1 on up to `threads` threads, stopping early when it returns false.
@@ -179,6 +187,7 @@ Result<std::vector<CodedTile>> CodeTiles(const pixels::Picture& picture, const c
     const container::Level& level = header.levels[l];
     const TileKind kind = KindOf(level);
     const std::vector<std::uint32_t> counts = layout.CountsOf(level);
+    const std::vector<std::vector<float>> weights = WeightsOf(header, layout, level);
     const bool top = level.patch_px == 1;
     std::vector<Plane> means;
     if (!top) {
@@ -213,8 +222,7 @@ Result<std::vector<CodedTile>> CodeTiles(const pixels::Picture& picture, const c
         } else {
           analysis.ProjectTile(l == 0 ? strip : planes, l, coded.tile, first_row, targets, &means);
         }
-        coded.energy = EnergyOf(targets);
-        coded.code = EncodeTile(kind, shape.columns, shape.rows, counts, targets, options.statistics);
+        coded.code = EncodeTile(kind, shape.columns, shape.rows, counts, targets, weights, options.statistics);
         const std::lock_guard lock(mutex);
         tiles.push_back(std::move(coded));
         ++done_tiles;
@@ -243,7 +251,7 @@ Result<std::vector<CodedTile>> CodeTiles(const pixels::Picture& picture, const c
 std::vector<std::size_t> HullOf(const std::vector<CutPoint>& cuts) {
   std::vector<std::size_t> hull;
   const auto slope = [&cuts](std::size_t from, std::size_t to) {  // from == cuts.size(): the origin
-    const double d = cuts[to].distortion_saved - (from < cuts.size() ? cuts[from].distortion_saved : 0.0);
+    const double d = cuts[to].seen_saved - (from < cuts.size() ? cuts[from].seen_saved : 0.0);
     const double b = static_cast<double>(cuts[to].bytes) - (from < cuts.size() ? cuts[from].bytes : 0.0);
     return b > 0 ? d / b : d > 0 ? std::numeric_limits<double>::infinity() : 0.0;
   };
@@ -271,7 +279,9 @@ std::vector<std::size_t> HullOf(const std::vector<CutPoint>& cuts) {
 struct Layered {
   std::vector<container::ChunkData> chunks;
   std::uint32_t layer_count = 1;
-  double distortion_left = 0;  // squared steps
+  // Squared error that no layer removes; see CutPoint.
+  double seen_left = 0;
+  double measured_left = 0;
   std::uint64_t chunk_bytes = 0;
 };
 
@@ -284,7 +294,7 @@ Layered CutLayers(const std::vector<CodedTile>& tiles, double final_slope) {
     hulls.push_back(HullOf(tile.code.cuts));
     if (!hulls.back().empty()) {
       const CutPoint& first = tile.code.cuts[hulls.back().front()];
-      steepest = std::max(steepest, first.distortion_saved / std::max(1u, first.bytes));
+      steepest = std::max(steepest, first.seen_saved / std::max(1u, first.bytes));
     }
   }
   const double layers = std::ceil(std::log(steepest / final_slope) / std::log(kLayerRatio));
@@ -294,45 +304,42 @@ Layered CutLayers(const std::vector<CodedTile>& tiles, double final_slope) {
     const std::vector<CutPoint>& cuts = tile.code.cuts;
     std::size_t next = 0;  // into the hull
     std::size_t passes = 0;
-    std::uint32_t bytes = 0;
-    double saved = 0;
+    CutPoint reached;
     int previous_layer = -1;
     for (std::uint32_t layer = 0; layer < out.layer_count; ++layer) {
       const double threshold = final_slope * std::pow(kLayerRatio, out.layer_count - 1 - layer);
       std::size_t end_passes = passes;
-      std::uint32_t end_bytes = bytes;
-      double end_saved = saved;
+      CutPoint end = reached;
       while (next < hulls[t].size()) {
         const CutPoint& cut = cuts[hulls[t][next]];
-        const double cost = static_cast<double>(cut.bytes) - end_bytes;
-        if (cut.distortion_saved - end_saved < threshold * cost) break;
+        const double cost = static_cast<double>(cut.bytes) - end.bytes;
+        if (cut.seen_saved - end.seen_saved < threshold * cost) break;
         end_passes = hulls[t][next] + 1;
-        end_bytes = cut.bytes;
-        end_saved = cut.distortion_saved;
+        end = cut;
         ++next;
       }
-      if (end_bytes == bytes) continue;  // passes without bytes of their own go with the next layer
+      if (end.bytes == reached.bytes) continue;  // passes without bytes of their own go with the next layer
       const bool last = layer + 1 == out.layer_count;
       // A chunk costs about four bytes of index: too small a gain waits for the next layer.
-      if (!last && end_bytes - bytes < 12 && previous_layer >= 0) {
-        while (next > 0 && cuts[hulls[t][next - 1]].bytes > bytes) --next;
+      if (!last && end.bytes - reached.bytes < 12 && previous_layer >= 0) {
+        while (next > 0 && cuts[hulls[t][next - 1]].bytes > reached.bytes) --next;
         continue;
       }
       bytes::ByteWriter writer;
       AppendChunkHeader(writer, end_passes - passes, previous_layer, static_cast<int>(layer));
-      writer.WriteSpan(std::span(tile.code.bytes).subspan(bytes, end_bytes - bytes));
+      writer.WriteSpan(std::span(tile.code.bytes).subspan(reached.bytes, end.bytes - reached.bytes));
       container::ChunkData chunk;
       chunk.id = {static_cast<std::uint8_t>(layer), static_cast<std::uint8_t>(tile.level), tile.tile};
-      chunk.distortion = end_saved - saved;
+      chunk.distortion = end.measured_saved - reached.measured_saved;
       chunk.bytes = writer.Take();
       out.chunk_bytes += chunk.bytes.size();
       out.chunks.push_back(std::move(chunk));
       previous_layer = static_cast<int>(layer);
       passes = end_passes;
-      bytes = end_bytes;
-      saved = end_saved;
+      reached = end;
     }
-    out.distortion_left += tile.energy - saved;
+    out.seen_left += tile.code.energy.seen_saved - reached.seen_saved;
+    out.measured_left += tile.code.energy.measured_saved - reached.measured_saved;
   }
   return out;
 }
@@ -344,8 +351,9 @@ struct BasisPlan {
   std::vector<std::vector<std::uint8_t>> embedded;
 };
 
-// Colour differences are quantised a little coarser than luminance: the eye sees them less.
-constexpr float kChromaStep = 1.2f;
+// Colour differences are quantised coarser than luminance, and fine detail coarser than rough: the eye sees them less.
+constexpr float kVisualWeight = 0.12f;
+constexpr float kChromaStep = 1.5f;
 
 void AddGroup(container::AssetHeader& header, const basis::Hash& hash, std::uint32_t channels, float weight) {
   const auto found = std::find(header.bases.begin(), header.bases.end(), hash);
@@ -370,6 +378,7 @@ BasisPlan PlanUniversal(const pixels::Picture& picture) {
     const bool chroma = rgb && (c == 1 || c == 2);
     AddGroup(header, (chroma ? basis::BuiltInChroma() : basis::BuiltInLuma())->hash(), 1, chroma ? kChromaStep : 1.0f);
   }
+  header.visual_weight = kVisualWeight;
   plan.resolve = [](const basis::Hash& hash) { return basis::FindBuiltIn(hash); };
   return plan;
 }
@@ -413,7 +422,7 @@ Result<Trial> Assemble(const container::AssetHeader& layout_header, const BasisP
                          picture.patch_px * header.layout.channels;
   Layered layered = CutLayers(tiles, slope);
   header.layer_count = layered.layer_count;
-  header.final_mse = static_cast<float>(std::max(0.0, layered.distortion_left) * square / samples);
+  header.final_mse = static_cast<float>(std::max(0.0, layered.measured_left) * square / samples);
   Trial out;
   EncodeStatistics& statistics = out.encoded.statistics;
   statistics.layer_bytes.assign(header.layer_count, 0);
@@ -427,7 +436,7 @@ Result<Trial> Assemble(const container::AssetHeader& layout_header, const BasisP
   statistics.k = k;
   const double largest = pixels::MaxSample(header.layout.sample_type);
   statistics.estimated_psnr_db = 10 * std::log10(largest * largest / std::max(1e-9, double{header.final_mse}));
-  out.cost = static_cast<double>(out.encoded.file.size()) + layered.distortion_left / kFinalSlope;
+  out.cost = static_cast<double>(out.encoded.file.size()) + layered.seen_left / kFinalSlope;
   return out;
 }
 
@@ -480,9 +489,11 @@ std::uint32_t DimensionsFor(const pixels::Picture& picture, const container::Ass
       std::vector<std::vector<float>> targets;
       analysis.ProjectTile(strip, 0, row * level.tiles_x + column, first_row, targets, &means);
       for (std::size_t g = 0; g < targets.size(); ++g) {
-        const double step = StepOf(header, layout.groups[g].group, level);
+        const std::vector<float> steps = StepsOf(header, layout.groups[g], level);
         for (std::size_t i = 0; i < targets[g].size(); ++i) {
-          energy[g][i % energy[g].size()] += targets[g][i] * targets[g][i] * step * step;
+          const std::size_t k = i % energy[g].size();
+          const double coefficient = double{targets[g][i]} * steps[k];
+          energy[g][k] += coefficient * coefficient;
         }
       }
     }

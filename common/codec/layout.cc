@@ -1,11 +1,37 @@
 #include "common/codec/layout.h"
 
 #include <algorithm>
+#include <cmath>
 #include <string>
 
 #include "common/bytes/bytes.h"
 
 namespace holo::codec {
+namespace {
+
+// 1 + weight * max(0, f - 1) for each row; f is its mean frequency in half periods a patch.
+std::vector<float> VisualSteps(const basis::Rows& rows, std::uint32_t channels, float weight) {
+  constexpr double kHalfPeriods = 8.0 / 3.14159265358979323846;
+  const std::size_t px = rows.patch_px;
+  std::vector<float> steps;
+  for (std::size_t k = 0; k < rows.count; ++k) {
+    const float* row = rows.values.data() + k * rows.dimension;
+    double sum = 0;
+    for (std::size_t y = 0; y < px * channels; ++y) {
+      for (std::size_t x = 0; x < px; ++x) {
+        const double here = row[y * px + x];
+        const double right = x + 1 < px ? row[y * px + x + 1] - here : 0;
+        const double below = (y + 1) % px != 0 ? row[(y + 1) * px + x] - here : 0;
+        sum += right * right + below * below;
+      }
+    }
+    const double frequency = kHalfPeriods * std::sqrt(sum);
+    steps.push_back(static_cast<float>(1.0 + double{weight} * std::max(0.0, frequency - 1.0)));
+  }
+  return steps;
+}
+
+}  // namespace
 
 Result<AssetLayout> AssetLayout::Create(const container::AssetHeader& header, const BasisResolver& resolve) {
   AssetLayout layout;
@@ -27,6 +53,7 @@ Result<AssetLayout> AssetLayout::Create(const container::AssetHeader& header, co
           transform::MakeKernel(rows.count, group.channel_count, patch_px, rows.values);
     }
     out.count8 = out.kernel8.count;
+    out.visual_steps = VisualSteps(out.basis->RowsFor(8), group.channel_count, header.visual_weight);
     layout.groups.push_back(std::move(out));
   }
   const std::vector<std::uint32_t> counts = layout.CountsAt(header.max_k);
@@ -71,6 +98,15 @@ std::vector<std::uint32_t> AssetLayout::CountsAt(std::uint32_t k) const {
     ++taken[best];
   }
   return taken;
+}
+
+std::vector<float> StepsOf(const container::AssetHeader& header, const GroupLayout& group,
+                           const container::Level& level) {
+  std::vector<float> steps(group.KernelOf(level).count, StepOf(header, group.group, level));
+  if (level.patch_px == 8) {
+    for (std::size_t k = 0; k < steps.size(); ++k) steps[k] *= group.visual_steps[k];
+  }
+  return steps;
 }
 
 TileShape ShapeOf(const container::Level& level, std::uint32_t tile) {

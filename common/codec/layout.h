@@ -19,7 +19,8 @@ struct GroupLayout {
   std::shared_ptr<const basis::Basis> basis;
   transform::Kernel kernel8;
   transform::Kernel kernel4;
-  std::uint32_t count8 = 0;  // coefficients coded per patch of level 0 (max_k applied)
+  std::uint32_t count8 = 0;         // coefficients coded per patch of level 0 (max_k applied)
+  std::vector<float> visual_steps;  // [kernel8.count] what multiplies the step of each coefficient of level 0
 
   [[nodiscard]] const transform::Kernel& KernelOf(const container::Level& level) const {
     return level.patch_px == 8 ? kernel8 : kernel4;
@@ -54,6 +55,10 @@ struct AssetLayout {
                                   const container::Level& level) {
   return header.base_step * group.step_weight / static_cast<float>(level.px_per_sample);
 }
+
+// The step of each of a group's coefficients on a level.
+[[nodiscard]] std::vector<float> StepsOf(const container::AssetHeader& header, const GroupLayout& group,
+                                         const container::Level& level);
 
 // Patches in the tile: 32 x 32, fewer at the right and bottom edges.
 struct TileShape {

@@ -64,6 +64,7 @@ class Reader {
 struct BandTarget {
   std::vector<std::uint32_t> values;  // as Band::values, complete
   std::vector<float> exact;           // |coefficient| in steps, same shape
+  const float* weights = nullptr;     // [count] see EncodeTile
   int top_plane = -1;
 };
 
@@ -119,7 +120,7 @@ std::size_t RefinementContext(const std::uint32_t* at, std::size_t count, std::s
 // Plane `plane` of one patch of a band; `lower` and `luma` as SignificanceContext takes them. False if the code ended.
 template <class Coder>
 bool CodePatch(Contexts& contexts, Band& band, std::size_t cell, std::size_t stride, int plane, std::uint32_t lower,
-               const std::uint32_t* luma, Coder& coder, const BandTarget* target, double* distortion_saved) {
+               const std::uint32_t* luma, Coder& coder, const BandTarget* target, CutPoint* cut) {
   const std::uint32_t context_class = band.shape.context_class;
   const std::size_t count = band.shape.count;
   const std::size_t row_step = stride * count;
@@ -170,7 +171,9 @@ bool CodePatch(Contexts& contexts, Band& band, std::size_t cell, std::size_t str
       const double exact = target->exact[cell * count + i];
       const double old_error = exact - std::abs(Dequantise(before, shift));
       const double new_error = exact - std::abs(Dequantise(values[i], plane));
-      *distortion_saved += old_error * old_error - new_error * new_error;
+      const double saved = old_error * old_error - new_error * new_error;
+      cut->seen_saved += saved;
+      cut->measured_saved += saved * target->weights[i];
     }
   }
   return true;
@@ -179,7 +182,7 @@ bool CodePatch(Contexts& contexts, Band& band, std::size_t cell, std::size_t str
 // One pass: plane `plane` of band `band_index`. False if the code ended inside.
 template <class Coder>
 bool CodePass(TileState& tile, std::size_t band_index, int plane, Coder& coder, const BandTarget* target,
-              double* distortion_saved) {
+              CutPoint* cut) {
   Band& band = tile.bands[band_index];
   if (!band.started) {
     bool starts = false;
@@ -202,8 +205,7 @@ bool CodePass(TileState& tile, std::size_t band_index, int plane, Coder& coder, 
       const std::uint32_t energy = lower != nullptr ? EnergyOfBand(*lower, cell, plane + 1) : 0;
       const std::uint32_t* luma_values =
           luma != nullptr && luma->active[cell] != 0 ? luma->values.data() + cell * luma->shape.count : nullptr;
-      if (!CodePatch(tile.contexts, band, cell, tile.stride(), plane, energy, luma_values, coder, target,
-                     distortion_saved)) {
+      if (!CodePatch(tile.contexts, band, cell, tile.stride(), plane, energy, luma_values, coder, target, cut)) {
         band.ahead = std::size_t{row} * tile.columns + column;
         return false;
       }
@@ -278,14 +280,16 @@ std::size_t TileState::memory_bytes() const {
 }
 
 TileCode EncodeTile(TileKind kind, std::uint32_t columns, std::uint32_t rows, std::span<const std::uint32_t> counts,
-                    std::span<const std::vector<float>> targets,
+                    std::span<const std::vector<float>> targets, std::span<const std::vector<float>> weights,
                     std::vector<std::array<std::uint64_t, 2>>* statistics) {
   TileState tile(kind, columns, rows, counts);
+  TileCode code;
   std::vector<BandTarget> band_targets(tile.bands.size());
   int top_plane = 0;
   for (std::size_t b = 0; b < tile.bands.size(); ++b) {
     const BandShape& shape = tile.bands[b].shape;
     BandTarget& target = band_targets[b];
+    target.weights = weights[shape.group].data() + shape.first_k;
     target.values.assign(tile.bands[b].values.size(), 0);
     target.exact.assign(tile.bands[b].values.size(), 0.0f);
     std::uint32_t largest = 0;
@@ -299,6 +303,9 @@ TileCode EncodeTile(TileKind kind, std::uint32_t columns, std::uint32_t rows, st
           constexpr float kLargest = static_cast<float>((1u << (kMaxPlanes - 1)) - 1);
           const auto magnitude = static_cast<std::uint32_t>(std::min(exact + kRounding, kLargest));
           target.exact[to + i] = exact;
+          const double energy = double{exact} * exact;
+          code.energy.seen_saved += energy;
+          code.energy.measured_saved += energy * target.weights[i];
           target.values[to + i] = magnitude << 1 | (from[i] < 0 ? 1u : 0u);
           largest = std::max(largest, magnitude);
         }
@@ -308,20 +315,20 @@ TileCode EncodeTile(TileKind kind, std::uint32_t columns, std::uint32_t rows, st
     top_plane = std::max(top_plane, target.top_plane);
   }
 
-  TileCode code;
   entropy::RangeEncoder encoder;
   Writer writer(encoder, statistics, tile.contexts.all.data());
   for (int bit = 4; bit >= 0; --bit) encoder.CodeRaw((top_plane >> bit & 1) != 0);
-  double distortion_saved = 0;
+  CutPoint cut;
   for (int plane = top_plane; plane >= 0; --plane) {
     for (std::size_t b = 0; b < tile.bands.size(); ++b) {
-      CodePass(tile, b, plane, writer, &band_targets[b], &distortion_saved);
-      code.cuts.push_back({static_cast<std::uint32_t>(encoder.prefix_bytes()), distortion_saved});
+      CodePass(tile, b, plane, writer, &band_targets[b], &cut);
+      cut.bytes = static_cast<std::uint32_t>(encoder.prefix_bytes());
+      code.cuts.push_back(cut);
     }
   }
   code.bytes = encoder.Finish();
   const auto total = static_cast<std::uint32_t>(code.bytes.size());
-  for (CutPoint& cut : code.cuts) cut.bytes = std::min(cut.bytes, total);
+  for (CutPoint& after : code.cuts) after.bytes = std::min(after.bytes, total);
   if (!code.cuts.empty()) code.cuts.back().bytes = total;
   return code;
 }

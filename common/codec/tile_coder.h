@@ -108,19 +108,24 @@ struct TileState {
 
 // Where a code may be cut.
 struct CutPoint {
-  std::uint32_t bytes = 0;      // of the code that the passes so far need
-  double distortion_saved = 0;  // squared error removed since the start, in squared steps
+  std::uint32_t bytes = 0;  // of the code that the passes so far need
+  // Squared error removed since the start. Seen: in squared steps of each coefficient. Measured: the same, weighted.
+  double seen_saved = 0;
+  double measured_saved = 0;
 };
 
 struct TileCode {
   std::vector<std::uint8_t> bytes;
   std::vector<CutPoint> cuts;  // after each pass
+  CutPoint energy;             // what a code without any loss would save
 };
 
-// `targets[g]` is [rows * columns, counts[g]]: signed coefficients of group g in steps (not rounded). A pass is coded
-// for every plane of every band. Counts what each context coded in `statistics` ([kContexts][2]) if not null.
+// `targets[g]` is [rows * columns, counts[g]]: signed coefficients of group g in steps (not rounded); `weights[g]` is
+// [counts[g]], what a squared step of each counts in measured error. A pass is coded for every plane of every band.
+// Counts what each context coded in `statistics` ([kContexts][2]) if not null.
 [[nodiscard]] TileCode EncodeTile(TileKind kind, std::uint32_t columns, std::uint32_t rows,
                                   std::span<const std::uint32_t> counts, std::span<const std::vector<float>> targets,
+                                  std::span<const std::vector<float>> weights,
                                   std::vector<std::array<std::uint64_t, 2>>* statistics = nullptr);
 
 // Decodes further passes of a tile as its code arrives.

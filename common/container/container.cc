@@ -17,6 +17,7 @@ constexpr std::size_t kMaxBases = 32;
 constexpr std::size_t kMaxIccBytes = 16u << 20;
 constexpr float kSmallestStep = 1e-4f;
 constexpr float kLargestStep = 1e6f;
+constexpr float kLargestVisualWeight = 4.0f;
 
 std::uint32_t CeilDiv(std::uint32_t a, std::uint32_t b) {
   return (a + b - 1) / b;
@@ -112,6 +113,11 @@ Result<AssetHeader> ParseBody(bytes::ByteReader& reader) {
   if (!(header.base_step >= kSmallestStep && header.base_step <= kLargestStep)) {
     return Fail(Code::kDataLoss, "asset header: expected a quantiser step of 0.0001 to 1000000, found " +
                                      std::to_string(header.base_step));
+  }
+  HOLO_ASSIGN_OR_RETURN(header.visual_weight, reader.ReadFiniteF32());
+  if (!(header.visual_weight >= 0 && header.visual_weight <= kLargestVisualWeight)) {
+    return Fail(Code::kDataLoss,
+                "asset header: expected a visual weight of 0 to 4, found " + std::to_string(header.visual_weight));
   }
   HOLO_ASSIGN_OR_RETURN(header.layer_count, ReadLimited<std::uint32_t>(reader, 1, kMaxLayers, "layers"));
   HOLO_ASSIGN_OR_RETURN(header.max_k, ReadLimited<std::uint32_t>(reader, 0, 1u << 20, "k"));
@@ -289,6 +295,7 @@ std::vector<std::uint8_t> SerializeHeader(const AssetHeader& header) {
       static_cast<unsigned>(header.layout.color_model) << 2 | static_cast<unsigned>(header.color_transform) << 4));
   body.WriteU8(header.metadata.source_orientation);
   body.WriteF32(header.base_step);
+  body.WriteF32(header.visual_weight);
   body.WriteVarint(header.layer_count);
   body.WriteVarint(header.max_k);
   body.WriteF32(header.final_mse);

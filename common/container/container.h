@@ -75,7 +75,8 @@ struct AssetHeader {
   pixels::Layout layout;
   pixels::Metadata metadata;
   ColorTransform color_transform = ColorTransform::kNone;
-  float base_step = 1.0f;  // quantiser step of level 0, in sample units
+  float base_step = 1.0f;      // quantiser step of level 0, in sample units
+  float visual_weight = 0.0f;  // how much coarser fine detail is quantised: see codec/FORMAT.md; 0: not at all
   std::uint32_t layer_count = 1;
   std::uint32_t max_k = 0;             // basis dimensions kept per patch of level 0, means included; 0: all
   float final_mse = 0.0f;              // mean squared error per sample when everything has arrived (encoder's estimate)

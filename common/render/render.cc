@@ -128,7 +128,7 @@ class Renderer {
     for (std::size_t g = 0; g < state_.layout.groups.size(); ++g) {
       const codec::GroupLayout& group = state_.layout.groups[g];
       const transform::Kernel& kernel = group.KernelOf(level);
-      const float step = codec::StepOf(state_.header, group.group, level);
+      const std::vector<float> steps = codec::StepsOf(state_.header, group, level);
       const std::uint32_t limit = level_index == 0 ? counts_[g] : kernel.count;
       const std::size_t dimension = area * group.group.channel_count;
       patch.resize(dimension);
@@ -147,7 +147,7 @@ class Renderer {
               if (!any) std::fill(patch.begin(), patch.end(), 0.0f);
               any = true;
               transform::AddRow(kernel.synthesis[reduction].data() + k * dimension,
-                                step * codec::Dequantise(values[i], plane), patch.data(), dimension);
+                                steps[k] * codec::Dequantise(values[i], plane), patch.data(), dimension);
             }
           }
           if (!any) continue;
