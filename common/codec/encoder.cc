@@ -20,8 +20,12 @@ using transform::Plane;
 // A pass is worth its bytes while it saves at least so many squared steps a byte; at a step of s, coding finer costs a
 // byte for about 0.9 s^2.
 constexpr double kFinalSlope = 0.6;
-// Successive layers go down by this factor in slope.
-constexpr double kLayerRatio = 4.0;
+// The slope of a layer counted from the last one, 0: the last layers hold most of the bytes, so they are cut finer.
+double LayerSlope(std::uint32_t from_last) {
+  constexpr std::uint32_t kFineLayers = 4;
+  const std::uint32_t fine = std::min(from_last, kFineLayers);
+  return kFinalSlope * std::exp2(fine + 2.0 * (from_last - fine));
+}
 
 constexpr float kSmallestStep = 0.5f;
 constexpr float kLargestStep = 1024.0f;
@@ -297,8 +301,9 @@ Layered CutLayers(const std::vector<CodedTile>& tiles, double final_slope) {
       steepest = std::max(steepest, first.seen_saved / std::max(1u, first.bytes));
     }
   }
-  const double layers = std::ceil(std::log(steepest / final_slope) / std::log(kLayerRatio));
-  out.layer_count = static_cast<std::uint32_t>(std::clamp(layers, 1.0, static_cast<double>(container::kMaxLayers)));
+  const double raise = final_slope / kFinalSlope;
+  while (out.layer_count < container::kMaxLayers && raise * LayerSlope(out.layer_count - 1) < steepest)
+    ++out.layer_count;
   for (std::size_t t = 0; t < tiles.size(); ++t) {
     const CodedTile& tile = tiles[t];
     const std::vector<CutPoint>& cuts = tile.code.cuts;
@@ -307,7 +312,7 @@ Layered CutLayers(const std::vector<CodedTile>& tiles, double final_slope) {
     CutPoint reached;
     int previous_layer = -1;
     for (std::uint32_t layer = 0; layer < out.layer_count; ++layer) {
-      const double threshold = final_slope * std::pow(kLayerRatio, out.layer_count - 1 - layer);
+      const double threshold = raise * LayerSlope(out.layer_count - 1 - layer);
       std::size_t end_passes = passes;
       CutPoint end = reached;
       while (next < hulls[t].size()) {
