@@ -14,7 +14,8 @@ namespace holo::client {
 class Connection {
  public:
   virtual ~Connection() = default;
-  // kDeadlineExceeded if the message is not on its way by `deadline`.
+  // kDeadlineExceeded if the message is not on its way by `deadline`. Success does not mean that the server takes it:
+  // where it has ended the session meanwhile, Receive() gives what it said last.
   [[nodiscard]] virtual Result<void> Send(const v1::ClientMessage& message, Clock::time_point deadline) = 0;
   // The next message, or nothing at `deadline`. kUnavailable when the connection has ended.
   [[nodiscard]] virtual Result<std::optional<v1::ServerMessage>> Receive(Clock::time_point deadline) = 0;

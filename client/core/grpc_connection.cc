@@ -53,12 +53,18 @@ class GrpcConnection final : public Connection {
   }
 
   Result<void> Send(const v1::ClientMessage& message, Clock::time_point deadline) override {
+    if (is_ended_) return {};
     Slot write;
     stream_->Write(message, &write);
-    return RunUntilDone(write, deadline);
+    Result<void> written = RunUntilDone(write, deadline);
+    if (written || write.ok || written.error().code != Code::kUnavailable) return written;
+    // The server has ended the stream: it may have said why, which is still to be received.
+    is_ended_ = true;
+    return {};
   }
 
   Result<std::optional<v1::ServerMessage>> Receive(Clock::time_point deadline) override {
+    if (end_) return tl::unexpected<Error>(*end_);
     if (!reading_) {
       reading_ = true;
       read_ = {};
@@ -67,7 +73,11 @@ class GrpcConnection final : public Connection {
     HOLO_RETURN_IF_ERROR(RunUntil(read_, deadline));
     if (!read_.done) return std::nullopt;
     reading_ = false;
-    if (!read_.ok) return Ended();
+    if (!read_.ok) {
+      is_ended_ = true;
+      end_ = Ended();
+      return tl::unexpected<Error>(*end_);
+    }
     return std::optional<v1::ServerMessage>(std::move(incoming_));
   }
 
@@ -84,7 +94,7 @@ class GrpcConnection final : public Connection {
   }
 
   // The stream has ended: why.
-  tl::unexpected<Error> Ended() {
+  Error Ended() {
     grpc::Status status;
     Slot finish;
     stream_->Finish(&status, &finish);
@@ -93,9 +103,8 @@ class GrpcConnection final : public Connection {
         context_.TryCancel();
       }
     }
-    if (status.ok()) return Fail(Code::kUnavailable, "grpc://" + target_ + ": the server has ended the stream");
-    const auto code = static_cast<Code>(status.error_code());
-    return Fail(code, "grpc://" + target_ + ": " + status.error_message());
+    if (status.ok()) return {Code::kUnavailable, "grpc://" + target_ + ": the server has ended the stream"};
+    return {static_cast<Code>(status.error_code()), "grpc://" + target_ + ": " + status.error_message()};
   }
 
   // Handles one event; false if none came.
@@ -139,6 +148,8 @@ class GrpcConnection final : public Connection {
   v1::ServerMessage incoming_;
   bool reading_ = false;
   Slot read_;
+  bool is_ended_ = false;     // nothing more can be written
+  std::optional<Error> end_;  // nothing more can be read
 };
 
 }  // namespace
