@@ -18,6 +18,15 @@ bool IsTransient(const Error& error) {
   return error.code == Code::kUnavailable || error.code == Code::kDeadlineExceeded;
 }
 
+// Until then; kCancelled if stopped before.
+Result<void> Sleep(Clock::time_point until, const std::stop_token& stop) {
+  for (Clock::time_point now; (now = Clock::now()) < until;) {
+    if (stop.stop_requested()) return Fail(Code::kCancelled, "cancelled");
+    std::this_thread::sleep_for(std::min<Clock::duration>(kStopPollInterval, until - now));
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<Endpoint> Endpoint::Parse(std::string_view url) {
@@ -132,10 +141,7 @@ Result<void> RemotePicture::Reconnect() {
   while (attempts_without_progress_ < options_.reconnect_attempts) {
     if (attempts_without_progress_ > 0) {
       const auto backoff = kFirstBackoff * (1u << std::min(attempts_without_progress_ - 1, 10u));
-      for (const Clock::time_point until = Clock::now() + backoff; Clock::now() < until;) {
-        if (options_.stop.stop_requested()) return Fail(Code::kCancelled, "cancelled");
-        std::this_thread::sleep_for(std::min<Clock::duration>(kStopPollInterval, until - Clock::now()));
-      }
+      HOLO_RETURN_IF_ERROR(Sleep(Clock::now() + backoff, options_.stop));
     }
     ++attempts_without_progress_;
     Result<void> connected = Connect();
@@ -196,7 +202,11 @@ Result<RemotePicture::Change> RemotePicture::Wait(Clock::time_point deadline) {
     }
     if (!IsTransient(lost)) return tl::unexpected<Error>(std::move(lost));
     connection_.reset();
-    if (view_complete_) return change;  // nothing is missing: no need for a connection until the view moves
+    if (view_complete_) {
+      // Nothing is missing: no need for a connection until the view moves.
+      HOLO_RETURN_IF_ERROR(Sleep(deadline, options_.stop));
+      return change;
+    }
     if (options_.reconnect_attempts == 0) return tl::unexpected<Error>(std::move(lost));
     HOLO_RETURN_IF_ERROR(Reconnect());
     last_sign = Clock::now();

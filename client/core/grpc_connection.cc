@@ -104,7 +104,10 @@ class GrpcConnection final : public Connection {
       }
     }
     if (status.ok()) return {Code::kUnavailable, "grpc://" + target_ + ": the server has ended the stream"};
-    return {static_cast<Code>(status.error_code()), "grpc://" + target_ + ": " + status.error_message()};
+    // Cancelled is what this side does. A server that cancels is being stopped, and another one may go on.
+    const Code code =
+        status.error_code() == grpc::CANCELLED ? Code::kUnavailable : static_cast<Code>(status.error_code());
+    return {code, "grpc://" + target_ + ": " + status.error_message()};
   }
 
   // Handles one event; false if none came.

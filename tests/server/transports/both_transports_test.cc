@@ -177,6 +177,37 @@ TEST_CASE("panning, zooming and lost connections send no byte twice") {
   }
 }
 
+TEST_CASE("a complete picture needs no server until the view moves") {
+  for (const Transport transport : kTransports) {
+    client::BasisCache cache({});
+    client::Options options;
+    options.reconnect_attempts = 1;
+    std::unique_ptr<client::RemotePicture> picture;
+    {
+      RunningServer server;
+      REQUIRE(server.folder.Write("scene.holo", SceneFile()));
+      server.Start();
+      CAPTURE(server.UrlOf(transport));
+      picture = client::RemotePicture::Open(server.UrlOf(transport), "scene", protocol::View{}, cache, options).value();
+      CHECK(Complete(*picture).value());
+    }
+    // Waiting means waiting: whoever draws frames between calls must not spin.
+    for (int i = 0; i < 2; ++i) {
+      const auto deadline = client::Clock::now() + std::chrono::milliseconds(80);
+      const auto change = picture->Wait(deadline);
+      REQUIRE_MESSAGE(change.has_value(), change.error().message);
+      CHECK(change->region.empty());
+      CHECK(client::Clock::now() >= deadline);
+    }
+    protocol::View view;
+    view.region = {1, 2, 3, 4};
+    CHECK(picture->SetView(view).has_value());
+    const auto change = picture->Wait(client::Clock::now() + kPatience);
+    REQUIRE_FALSE(change.has_value());
+    CHECK(change.error().code == Code::kUnavailable);
+  }
+}
+
 TEST_CASE("new content under a name is told after a reconnect and replaces the old") {
   RunningServer server;
   REQUIRE(server.folder.Write("scene.holo", SceneFile()));
@@ -487,6 +518,21 @@ TEST_CASE("stopping by force ends streams that would go on") {
   CHECK(web.HasEnded());
   CHECK(grpc.HasEnded());
   CHECK(server.WaitUntilNoStreams());
+}
+
+TEST_CASE("where nobody listens, opening says so, on both transports") {
+  client::BasisCache cache({});
+  client::Options options;
+  options.connect_timeout = std::chrono::seconds(5);
+  options.reconnect_attempts = 0;
+  // Port 1 is not given to programs.
+  for (const char* url : {"ws://127.0.0.1:1", "grpc://127.0.0.1:1"}) {
+    CAPTURE(url);
+    const auto picture = client::RemotePicture::Open(url, "a", std::nullopt, cache, options);
+    REQUIRE_FALSE(picture.has_value());
+    CHECK(picture.error().code == Code::kUnavailable);
+    CHECK(picture.error().message.find("127.0.0.1:1") != std::string::npos);
+  }
 }
 
 }  // namespace
