@@ -49,9 +49,9 @@ TEST_CASE("metrics are Prometheus text, each with help, type and value") {
   CHECK(values["process_resident_memory_bytes"] > 0);
   CHECK(types.size() == values.size());
   CHECK(static_cast<std::size_t>(helped) == values.size());
-  for (const auto& [name, type] : types) {
-    CAPTURE(name);
-    CHECK(type == (name.ends_with("_total") ? "counter" : "gauge"));
+  for (const auto& entry : types) {
+    CAPTURE(entry.first);
+    CHECK(entry.second == (entry.first.ends_with("_total") ? "counter" : "gauge"));
   }
 }
 
