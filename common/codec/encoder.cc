@@ -630,7 +630,9 @@ Result<Encoded> Encode(const pixels::Picture& picture, const EncodeOptions& opti
   }
   HOLO_ASSIGN_OR_RETURN(const auto own, TrainOwn(picture, StepAtQuality(options.quality)));
   HOLO_ASSIGN_OR_RETURN(Trial trial, EncodeWith(picture, PlanWith(picture, own, true), options));
-  if (only_own || trial.cost < best.cost) best = std::move(trial);
+  // A basis in the file delays the first picture, so it must pay.
+  constexpr double kWorthwhile = 0.95;
+  if (only_own || trial.cost < kWorthwhile * best.cost) best = std::move(trial);
   return std::move(best.encoded);
 }
 

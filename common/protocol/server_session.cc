@@ -525,6 +525,9 @@ bool ServerSession::State::StartBasis(Stream& stream) {
     if (!client_bases.insert(next.hash).second) continue;
     basis = std::move(next);
     basis_offset = 0;
+    // It counts against the view's budget, which the schedule was made with.
+    stream.view_bytes += basis->bytes->size();
+    stream.schedule.reset();
     return true;
   }
   return false;

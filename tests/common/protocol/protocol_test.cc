@@ -288,6 +288,20 @@ TEST_CASE("a byte budget is kept to the byte, and said to be spent") {
   CHECK(loop.completed_[0].bytes_sent == PayloadOf(loop.chunks_));
 }
 
+TEST_CASE("a basis that has to be sent counts against the byte budget") {
+  Loop loop(ClientOptions{});
+  loop.Serve("noise", SampleAsset({}));
+  View view;
+  view.byte_budget = SampleBasis().size() + 20000;
+  REQUIRE(loop.client_.Open("noise", nullptr, view).has_value());
+  loop.Run();
+  REQUIRE(loop.completed_.size() == 1);
+  CHECK(loop.bases_.size() == 1);
+  CHECK(loop.client_.received_payload_bytes() <= view.byte_budget);
+  CHECK(PayloadOf(loop.chunks_) > 20000 - 700);
+  CHECK(loop.completed_[0].bytes_sent == loop.client_.received_payload_bytes());
+}
+
 TEST_CASE("a quality target ends the view early and is reached") {
   Loop loop;
   const auto asset = SampleAsset({});
