@@ -12,7 +12,7 @@ namespace {
 struct TrainOptions {
   std::vector<std::string> pictures;
   std::string output;
-  std::string planes = "joint";
+  std::string planes = "auto";
   std::string description;
   float min_deviation = 0;
   bool force = false;
@@ -46,10 +46,11 @@ Result<void> Train(const TrainOptions& options, const Globals& globals) {
     }
     HOLO_ASSIGN_OR_RETURN(const pixels::Picture picture, image_io::Load(options.pictures[i]));
     if (!trainer) {
-      const bool joint = options.planes == "joint";
-      const auto planes = joint                      ? basis::TrainingPlanes::kJoint
-                          : options.planes == "luma" ? basis::TrainingPlanes::kLuma
-                                                     : basis::TrainingPlanes::kChroma;
+      const bool generic = picture.layout().color_model == pixels::ColorModel::kGeneric;
+      const bool joint = options.planes == "joint" || (options.planes == "auto" && generic && picture.channels() > 1);
+      const auto planes = joint                        ? basis::TrainingPlanes::kJoint
+                          : options.planes == "chroma" ? basis::TrainingPlanes::kChroma
+                                                       : basis::TrainingPlanes::kLuma;
       auto created = basis::Trainer::Create(planes, joint ? picture.channels() : 1);
       if (!created) return tl::unexpected(WithContext(std::move(created).error(), options.pictures[i]));
       trainer.emplace(std::move(*created));
@@ -84,9 +85,11 @@ void AddBasis(CLI::App& app, const Globals& globals, Action& action) {
   train->add_option("pictures", options->pictures, "Pictures with the same channels")->required();
   train->add_option("-o,--output", options->output, "The file to write")->required();
   train
-      ->add_option("--planes", options->planes,
-                   "joint: all channels together; luma, chroma: one plane at a time, as the built-in bases")
-      ->check(CLI::IsMember({"joint", "luma", "chroma"}))
+      ->add_option(
+          "--planes", options->planes,
+          "joint: all channels together; luma, chroma: one plane at a time, as the built-in bases; auto: luma for "
+          "RGB and grey, joint for other channels")
+      ->check(CLI::IsMember({"auto", "joint", "luma", "chroma"}))
       ->capture_default_str();
   train->add_option("--description", options->description, "Stored in the file, at most 255 bytes");
   train

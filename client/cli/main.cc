@@ -12,13 +12,17 @@ namespace {
 // `holo serve` is holod: it has that program's options, and its own way with signals.
 int Serve(const std::vector<std::string>& arguments) {
   using namespace holo;
-  const auto parsed = operations::ParseOptions(arguments, operations::Environment(), {});
+  operations::ServerOptions defaults;
+  // For one person's use: nobody else's business unless asked for.
+  defaults.http = "127.0.0.1:8080";
+  defaults.grpc = "127.0.0.1:50051";
+  const auto parsed = operations::ParseOptions(arguments, operations::Environment(), defaults);
   if (!parsed) {
     std::cerr << "holo serve: " << parsed.error().message << "\nholo serve --help lists the options\n";
     return ToExitCode(parsed.error().code);
   }
   if (parsed->wants_help) {
-    std::cout << operations::HelpText("holo serve", {}) << "\nExample:\n  holo serve ./pictures\n";
+    std::cout << operations::HelpText("holo serve", defaults) << "\nExample:\n  holo serve ./pictures\n";
     return 0;
   }
   return operations::RunServer("holo serve", parsed->options);

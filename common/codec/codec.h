@@ -57,6 +57,9 @@ struct Encoded {
   EncodeStatistics statistics;
 };
 
+// How many contexts the entropy coder has: the size of EncodeOptions::statistics.
+[[nodiscard]] std::size_t ContextCount();
+
 [[nodiscard]] Result<Encoded> Encode(const pixels::Picture& picture, const EncodeOptions& options);
 
 // Finds a basis by name: built-in, embedded, cached or received. Null if unknown.

@@ -585,6 +585,8 @@ Result<std::shared_ptr<const basis::Basis>> TrainOwn(const pixels::Picture& pict
 
 }  // namespace
 
+std::size_t ContextCount() { return kContexts; }
+
 Result<Encoded> Encode(const pixels::Picture& picture, const EncodeOptions& options) {
   HOLO_RETURN_IF_ERROR(pixels::Validate(picture.layout()));
   if (!(options.quality >= 0 && options.quality <= 100)) {
