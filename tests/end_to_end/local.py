@@ -97,8 +97,12 @@ def interrupting_leaves_nothing_behind(folder, a):
     write_noise_ppm(f"{folder}/p.ppm", 3000, 2000)
     process = subprocess.Popen([a.holo, "compress", f"{folder}/p.ppm", "--quality", "95"], stdout=subprocess.DEVNULL,
                                stderr=subprocess.DEVNULL)
-    # Once the picture is in memory, the handler is long installed.
-    while process.poll() is None and int(read(f"/proc/{process.pid}/statm").split()[1]) * 4096 < 60e6:
+
+    def catches_interrupts():
+        caught = next(line for line in read(f"/proc/{process.pid}/status").splitlines() if line.startswith(b"SigCgt:"))
+        return int(caught.split()[1], 16) >> (signal.SIGINT - 1) & 1
+
+    while process.poll() is None and not catches_interrupts():
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     check(process.wait(timeout=60) == 130, f"expected exit code 130, found {process.returncode}")
