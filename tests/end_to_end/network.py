@@ -195,7 +195,7 @@ def all_of_kodak_and_the_panorama(folder, a):
                 check(result["complete"] and result["duplicate_bytes"] == 0, f"{name}: {result}")
                 run(a.holo, "render", f"{store}/{name}.holo", f"{folder}/expected.ppm")
                 check(read(f"{folder}/out.ppm") == read(f"{folder}/expected.ppm"), f"{name}: fetch and render differ")
-                run(a.journey, server.url(transport), name, f"{store}/{name}.holo", timeout=600)
+                run(a.journey, server.url(transport), name, f"{store}/{name}.holo", timeout=1800)
             large = [name for name in names if "pano" in name]
             for name in large:
                 used = peak_memory_mib(a.holo, "fetch", server.url(transport), name, "--region", "7000,300,1920,1080",
