@@ -13,7 +13,7 @@ import threading
 import time
 import urllib.request
 
-PATIENCE_S = 180
+PATIENCE_S = 600
 
 
 class Failure(Exception):
