@@ -1,7 +1,5 @@
 #include "common/basis/basis.h"
 
-#include <openssl/sha.h>
-
 #include <algorithm>
 #include <cmath>
 
@@ -135,8 +133,7 @@ Result<std::vector<std::uint8_t>> Serialize(std::uint32_t channels, std::string_
 }
 
 Hash HashOf(std::span<const std::uint8_t> bytes) {
-  std::array<std::uint8_t, SHA256_DIGEST_LENGTH> digest{};
-  SHA256(bytes.data(), bytes.size(), digest.data());
+  const std::array<std::uint8_t, 32> digest = bytes::Sha256(bytes);
   Hash hash{};
   std::copy_n(digest.begin(), hash.size(), hash.begin());
   return hash;

@@ -1,10 +1,12 @@
-// The one bounds-checked reader and writer of bytes. Every parser in the project reads through ByteReader.
+// The one bounds-checked reader and writer of bytes, and their checksums. Every parser in the project reads through
+// ByteReader.
 //
 // All integers are little-endian; a varint is LEB128 (7 bits a byte, lowest first, at most 10 bytes, the shortest form
 // only). Neither class owns its bytes when reading; the span must outlive the reader. Not synchronised: one thread at a
 // time per object.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -72,6 +74,9 @@ class ByteWriter {
 // CRC-32 (IEEE 802.3, reflected polynomial 0xEDB88320, as in zlib and PNG) of `data`; pass an earlier result to
 // continue.
 [[nodiscard]] std::uint32_t Crc32(std::span<const std::uint8_t> data, std::uint32_t crc = 0);
+
+// SHA-256 (FIPS 180-4) of `data`.
+[[nodiscard]] std::array<std::uint8_t, 32> Sha256(std::span<const std::uint8_t> data);
 
 // Two lower-case digits a byte.
 [[nodiscard]] std::string ToHex(std::span<const std::uint8_t> data);

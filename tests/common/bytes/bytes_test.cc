@@ -79,6 +79,38 @@ TEST_CASE("CRC-32 has the check value of its definition and can be continued") {
   CHECK(Crc32(all.subspan(4), Crc32(all.first(4))) == 0xCBF43926u);
 }
 
+TEST_CASE("SHA-256 has the values of FIPS 180-4's examples") {
+  struct Row {
+    const char* name;
+    std::string message;
+    const char* digest;
+  };
+  const Row rows[] = {
+      {"empty", "", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"},
+      {"one block", "abc", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"},
+      {"two blocks", "abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq",
+       "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1"},
+      {"a million", std::string(1'000'000, 'a'), "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0"},
+  };
+  for (const Row& row : rows) {
+    CAPTURE(row.name);
+    const std::vector<std::uint8_t> message(row.message.begin(), row.message.end());
+    CHECK(ToHex(Sha256(message)) == row.digest);
+  }
+}
+
+TEST_CASE("SHA-256 pads messages of every length modulo a block") {
+  std::vector<std::uint8_t> message;
+  std::vector<std::uint8_t> digests;
+  for (std::size_t i = 0; i <= 300; ++i) {
+    const auto digest = Sha256(message);
+    digests.insert(digests.end(), digest.begin(), digest.end());
+    message.push_back(static_cast<std::uint8_t>(i * 37 + 11));
+  }
+  // Computed with Python's hashlib.
+  CHECK(ToHex(Sha256(digests)) == "04fb0a96a55968fbda07295fecba14af486380896cc1d6946aa2da7478e5d0ba");
+}
+
 TEST_CASE("hexadecimal round-trips and refuses what is not") {
   const std::vector<std::uint8_t> data = {0x00, 0x9A, 0xFF};
   CHECK(ToHex(data) == "009aff");
