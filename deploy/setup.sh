@@ -2,7 +2,7 @@
 # Installs the Debian packages that this project needs. Removes nothing; quick when everything is there.
 #   deploy/setup.sh                what building and running needs
 #   deploy/setup.sh --sanitizers   and clang, for the presets asan and fuzz
-#   deploy/setup.sh --tests        and what some tests use where it is there: a virtual display
+#   deploy/setup.sh --tests        and what some tests use where it is there: a virtual display, WebAssembly and Node
 #   deploy/setup.sh --benchmarks   and the programs that benchmarks compare with
 #   deploy/setup.sh --lists        fetches apt's package lists, too
 set -euo pipefail
@@ -18,7 +18,10 @@ lists=
 for option in "$@"; do
   case $option in
     --sanitizers) packages+=(clang lld libclang-rt-14-dev) ;;
-    --tests) packages+=(python3 xvfb xauth) ;;
+    --tests)
+      packages+=(python3 xvfb xauth)
+      packages+=(clang-14 lld-14 wasi-libc libc++-14-dev-wasm32 libclang-rt-14-dev-wasm32 nodejs)
+      ;;
     --lists) lists=yes ;;
     --benchmarks) packages+=(libjpeg-turbo-progs webp libopenjp2-tools libjxl-tools) ;;
     *)
