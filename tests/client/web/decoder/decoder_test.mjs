@@ -5,7 +5,7 @@ import {execFileSync} from 'node:child_process';
 import {existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync} from 'node:fs';
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
-import {after, test} from 'node:test';
+import {test} from 'node:test';
 import {fileURLToPath, pathToFileURL} from 'node:url';
 
 import {crc32, fromPng, picture, random, toPng} from './pictures.mjs';
@@ -15,7 +15,7 @@ const {HoloError, loadDecoder} = await import(pathToFileURL(join(moduleFolder, '
 const kModuleFile = join(moduleFolder, 'decoder.wasm');
 const wasm = await WebAssembly.compile(readFileSync(kModuleFile));
 const folder = mkdtempSync(join(tmpdir(), 'holo-decoder-'));
-after(() => rmSync(folder, {recursive: true}));
+process.on('exit', () => rmSync(folder, {recursive: true}));
 
 function run(program, ...parameters) {
   return execFileSync(program, parameters.map(String), {stdio: 'pipe'});
