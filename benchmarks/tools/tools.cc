@@ -21,6 +21,8 @@
 #include <thread>
 #include <utility>
 
+#include "common/files/files.h"
+
 extern "C" {
 #include <sys/pidfd.h>  // glibc 2.36 forgot to declare its functions extern "C"
 extern char** environ;
@@ -29,19 +31,7 @@ extern char** environ;
 namespace holo::benchmarks {
 namespace {
 
-class Descriptor {
- public:
-  explicit Descriptor(int value) : value_(value) {}
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  ~Descriptor() {
-    if (value_ >= 0) close(value_);
-  }
-  [[nodiscard]] int get() const { return value_; }
-
- private:
-  int value_;
-};
+using files::Descriptor;
 
 Error SystemError(const std::string& what, int error_number) {
   const Code code = error_number == ENOENT ? Code::kNotFound : Code::kUnavailable;
@@ -118,9 +108,9 @@ Result<ToolResult> Collect(const std::string& name, pid_t child, int output, std
 }
 
 // A file for a program's output, unlike a pipe: a program that writes a lot must not wait for us.
-Result<int> OpenOutput(const std::filesystem::path& path) {
-  const int output = open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-  if (output < 0) return tl::unexpected(SystemError("open " + path.string(), errno));
+Result<Descriptor> OpenOutput(const std::filesystem::path& path) {
+  Descriptor output(open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+  if (output.get() < 0) return tl::unexpected(SystemError("open " + path.string(), errno));
   return output;
 }
 
@@ -136,8 +126,7 @@ sockaddr_in LoopbackAddress(std::uint16_t port) {
 
 Result<ToolResult> RunTool(const std::vector<std::string>& arguments, const std::filesystem::path& directory,
                            std::chrono::milliseconds limit) {
-  HOLO_ASSIGN_OR_RETURN(const int descriptor, OpenOutput(directory / "tool-output.txt"));
-  const Descriptor output(descriptor);
+  HOLO_ASSIGN_OR_RETURN(const Descriptor output, OpenOutput(directory / "tool-output.txt"));
   HOLO_ASSIGN_OR_RETURN(const pid_t child, Spawn(arguments, directory, output.get()));
   return Collect(arguments.front(), child, output.get(), limit);
 }
@@ -147,7 +136,8 @@ Result<RunningTool> RunningTool::Start(const std::vector<std::string>& arguments
   static std::atomic<int> count = 0;
   RunningTool tool;
   tool.name_ = arguments.front();
-  HOLO_ASSIGN_OR_RETURN(tool.output_, OpenOutput(directory / ("tool-output-" + std::to_string(++count) + ".txt")));
+  HOLO_ASSIGN_OR_RETURN(Descriptor output, OpenOutput(directory / ("tool-output-" + std::to_string(++count) + ".txt")));
+  tool.output_ = output.Release();
   HOLO_ASSIGN_OR_RETURN(tool.child_, Spawn(arguments, directory, tool.output_));
   return tool;
 }

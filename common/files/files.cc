@@ -27,21 +27,6 @@ bool Injected() {
   return true;
 }
 
-class Descriptor {
- public:
-  explicit Descriptor(int value) : value_(value) {}
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  ~Descriptor() {
-    if (value_ >= 0) ::close(value_);
-  }
-  [[nodiscard]] int get() const { return value_; }
-  int Release() { return std::exchange(value_, -1); }
-
- private:
-  int value_;
-};
-
 int OpenRetrying(const char* path, int flags, mode_t mode = 0) {
   int descriptor = -1;
   do {
@@ -99,6 +84,10 @@ Result<void> WriteTemporary(const std::filesystem::path& temporary, std::span<co
 }
 
 }  // namespace
+
+Descriptor::~Descriptor() {
+  if (value_ >= 0) ::close(value_);
+}
 
 Error FromErrno(int error_number, std::string_view action, const std::filesystem::path& path) {
   Code code = Code::kUnavailable;
@@ -203,12 +192,8 @@ bool IsTemporaryName(const std::filesystem::path& path) {
   return name.starts_with('.') && name.find(".tmp-") != std::string::npos;
 }
 
-FileSource::FileSource(std::filesystem::path path, int descriptor, std::uint64_t size, std::int64_t modified_ns)
-    : path_(std::move(path)), descriptor_(descriptor), size_(size), modified_ns_(modified_ns) {}
-
-FileSource::~FileSource() {
-  ::close(descriptor_);
-}
+FileSource::FileSource(std::filesystem::path path, Descriptor descriptor, std::uint64_t size, std::int64_t modified_ns)
+    : path_(std::move(path)), descriptor_(std::move(descriptor)), size_(size), modified_ns_(modified_ns) {}
 
 Result<std::shared_ptr<const FileSource>> FileSource::Open(const std::filesystem::path& path) {
   // Without O_NONBLOCK, opening a pipe that nobody writes to would hang.
@@ -222,7 +207,7 @@ Result<std::shared_ptr<const FileSource>> FileSource::Open(const std::filesystem
   }
   const std::int64_t modified_ns = std::int64_t{status.st_mtim.tv_sec} * 1'000'000'000 + status.st_mtim.tv_nsec;
   return std::shared_ptr<const FileSource>(
-      new FileSource(path, file.Release(), static_cast<std::uint64_t>(status.st_size), modified_ns));
+      new FileSource(path, std::move(file), static_cast<std::uint64_t>(status.st_size), modified_ns));
 }
 
 Result<void> FileSource::ReadAt(std::uint64_t offset, std::span<std::uint8_t> out) const {
@@ -232,7 +217,7 @@ Result<void> FileSource::ReadAt(std::uint64_t offset, std::span<std::uint8_t> ou
                                        std::to_string(size_));
   }
   while (!out.empty()) {
-    const ssize_t got = ::pread(descriptor_, out.data(), out.size(), static_cast<off_t>(offset));
+    const ssize_t got = ::pread(descriptor_.get(), out.data(), out.size(), static_cast<off_t>(offset));
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return tl::unexpected(FromErrno(errno, "read", path_));
     if (got == 0) {

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "common/container/container.h"
@@ -16,6 +17,21 @@
 namespace holo::files {
 
 inline constexpr std::uint64_t kDefaultMaxFileBytes = std::uint64_t{4} << 30;
+
+// A file descriptor of any kind, closed with its owner; negative for none.
+class Descriptor {
+ public:
+  explicit Descriptor(int value) : value_(value) {}
+  Descriptor(Descriptor&& other) noexcept : value_(other.Release()) {}
+  Descriptor& operator=(Descriptor&&) = delete;
+  ~Descriptor();
+  [[nodiscard]] int get() const { return value_; }
+  // Leaves it to the caller to close.
+  int Release() { return std::exchange(value_, -1); }
+
+ private:
+  int value_;
+};
 
 // The error for errno `error_number` met while doing `action` ("open", "write") with `path`: kNotFound,
 // kPermissionDenied, kAlreadyExists, kResourceExhausted (disk, quota or descriptors used up), kInvalidArgument (a
@@ -46,10 +62,6 @@ class FileSource final : public container::ByteSource {
   // kNotFound, kPermissionDenied, ...; kInvalidArgument unless `path` is a regular file.
   [[nodiscard]] static Result<std::shared_ptr<const FileSource>> Open(const std::filesystem::path& path);
 
-  FileSource(const FileSource&) = delete;
-  FileSource& operator=(const FileSource&) = delete;
-  ~FileSource() override;
-
   // The size when it was opened.
   [[nodiscard]] std::uint64_t size() const override { return size_; }
   [[nodiscard]] Result<void> ReadAt(std::uint64_t offset, std::span<std::uint8_t> out) const override;
@@ -57,10 +69,10 @@ class FileSource final : public container::ByteSource {
   [[nodiscard]] std::int64_t modified_ns() const { return modified_ns_; }
 
  private:
-  FileSource(std::filesystem::path path, int descriptor, std::uint64_t size, std::int64_t modified_ns);
+  FileSource(std::filesystem::path path, Descriptor descriptor, std::uint64_t size, std::int64_t modified_ns);
 
   std::filesystem::path path_;
-  int descriptor_;
+  Descriptor descriptor_;
   std::uint64_t size_;
   std::int64_t modified_ns_;
 };

@@ -31,19 +31,17 @@ FolderWatch::FolderWatch(std::function<std::vector<std::filesystem::path>()> cha
 FolderWatch::~FolderWatch() {
   const std::uint64_t one = 1;
   // Cannot fail: the counter is far from full.
-  [[maybe_unused]] const ssize_t written = write(stop_event_, &one, sizeof(one));
+  [[maybe_unused]] const ssize_t written = write(stop_event_.get(), &one, sizeof(one));
   thread_.join();
-  if (inotify_ >= 0) close(inotify_);
-  if (stop_event_ >= 0) close(stop_event_);
 }
 
 void FolderWatch::Run() {
   std::set<std::filesystem::path> watched;
   const auto look = [&] {
-    bool all_watched = inotify_ >= 0;
+    bool all_watched = inotify_.get() >= 0;
     // Watching a folder again is harmless, and finds one that was replaced by another of the same name.
     for (const std::filesystem::path& folder : changed_()) {
-      if (inotify_ >= 0 && inotify_add_watch(inotify_, folder.c_str(), kEvents) < 0) all_watched = false;
+      if (inotify_.get() >= 0 && inotify_add_watch(inotify_.get(), folder.c_str(), kEvents) < 0) all_watched = false;
       watched.insert(folder);
     }
     return all_watched;
@@ -54,15 +52,15 @@ void FolderWatch::Run() {
     // What came between a scan and the watch that it asked for is found by one more scan.
     const bool has_new_folders = watched.size() != known;
     known = watched.size();
-    std::array<pollfd, 2> fds = {pollfd{stop_event_, POLLIN, 0}, pollfd{inotify_, POLLIN, 0}};
+    std::array<pollfd, 2> fds = {pollfd{stop_event_.get(), POLLIN, 0}, pollfd{inotify_.get(), POLLIN, 0}};
     const int timeout = has_new_folders ? 0 : all_watched ? -1 : kPollingMs;
-    poll(fds.data(), inotify_ >= 0 ? 2 : 1, timeout);
+    poll(fds.data(), inotify_.get() >= 0 ? 2 : 1, timeout);
     if ((fds[0].revents & POLLIN) != 0) return;
-    if (inotify_ >= 0 && (fds[1].revents & POLLIN) != 0) {
+    if (inotify_.get() >= 0 && (fds[1].revents & POLLIN) != 0) {
       const auto until = std::chrono::steady_clock::now() + kLongestBurst;
       do {
         alignas(inotify_event) std::array<char, 16384> events;
-        while (read(inotify_, events.data(), events.size()) > 0) {
+        while (read(inotify_.get(), events.data(), events.size()) > 0) {
         }
         fds[0].revents = fds[1].revents = 0;
         poll(fds.data(), 2, kQuietMs);

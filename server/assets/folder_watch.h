@@ -7,7 +7,7 @@
 #include <thread>
 #include <vector>
 
-#include "common/status/status.h"
+#include "common/files/files.h"
 
 namespace holo::assets {
 
@@ -24,8 +24,8 @@ class FolderWatch {
   void Run();
 
   std::function<std::vector<std::filesystem::path>()> changed_;
-  int inotify_ = -1;
-  int stop_event_ = -1;
+  files::Descriptor inotify_;
+  files::Descriptor stop_event_;
   std::thread thread_;
 };
 

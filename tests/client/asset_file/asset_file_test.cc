@@ -11,27 +11,15 @@
 #include "common/codec/codec.h"
 #include "common/files/files.h"
 #include "common/render/render.h"
+#include "tests/temporary_folder.h"
 
 namespace holo::asset_file {
 namespace {
 
-class Folder {
+// A folder of its own, also for the cache of bases.
+class Folder : public testing::TemporaryFolder {
  public:
-  Folder() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "holo_asset_XXXXXX").string();
-    path_ = ::mkdtemp(pattern.data());
-    ::setenv("HOLO_CACHE_DIR", (path_ / "cache").c_str(), 1);
-  }
-  ~Folder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
-  [[nodiscard]] std::filesystem::path operator/(const char* name) const { return path_ / name; }
-
- private:
-  std::filesystem::path path_;
+  Folder() { ::setenv("HOLO_CACHE_DIR", (*this / "cache").c_str(), 1); }
 };
 
 pixels::Picture Waves() {

@@ -13,27 +13,10 @@
 #include "common/basis/train.h"
 #include "common/bytes/bytes.h"
 #include "common/files/files.h"
+#include "tests/temporary_folder.h"
 
 namespace holo::client {
 namespace {
-
-class Folder {
- public:
-  Folder() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "holo_client_XXXXXX").string();
-    path_ = ::mkdtemp(pattern.data());
-  }
-  ~Folder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
-  [[nodiscard]] const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
 
 // A port on which connections are taken and never answered.
 class SilentServer {
@@ -108,7 +91,7 @@ TEST_CASE("addresses name a transport, a host and perhaps a port") {
 }
 
 TEST_CASE("bases are kept on disk by their hash and believed only if it fits") {
-  const Folder folder;
+  const testing::TemporaryFolder folder;
   basis::Trainer trainer = basis::Trainer::Create(basis::TrainingPlanes::kJoint, 3).value();
   REQUIRE(trainer.AddPicture(Waves()).has_value());
   const auto basis = trainer.Finish("waves").value();
@@ -126,7 +109,7 @@ TEST_CASE("bases are kept on disk by their hash and believed only if it fits") {
   CHECK(second.Find(basis->hash()) != nullptr);
   CHECK_FALSE(second.Store(std::vector<std::uint8_t>(50)).has_value());
 
-  const std::filesystem::path file = folder.path() / (bytes::ToHex(basis->hash()) + ".basis");
+  const std::filesystem::path file = folder / (bytes::ToHex(basis->hash()) + ".basis");
   REQUIRE(files::AtomicWrite(file, std::vector<std::uint8_t>(50)).has_value());
   BasisCache third(folder.path());
   CHECK(third.Find(basis->hash()) == nullptr);

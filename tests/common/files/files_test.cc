@@ -8,47 +8,31 @@
 #include <fstream>
 #include <set>
 
+#include "tests/temporary_folder.h"
+
 namespace holo::files {
 namespace {
 
 using Bytes = std::vector<std::uint8_t>;
 
-// A fresh folder, removed with what is in it.
-class Folder {
- public:
-  Folder() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "holo_files_XXXXXX").string();
-    path_ = ::mkdtemp(pattern.data());
-  }
-  ~Folder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
-  [[nodiscard]] std::filesystem::path operator/(const char* name) const { return path_ / name; }
-  [[nodiscard]] std::set<std::string> Names() const {
-    std::set<std::string> names;
-    for (const auto& entry : std::filesystem::directory_iterator(path_)) names.insert(entry.path().filename());
-    return names;
-  }
-
- private:
-  std::filesystem::path path_;
-};
+std::set<std::string> NamesIn(const testing::TemporaryFolder& folder) {
+  std::set<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(folder.path())) names.insert(entry.path().filename());
+  return names;
+}
 
 TEST_CASE("what is written is read back, and nothing else lies beside it") {
-  const Folder folder;
+  const testing::TemporaryFolder folder;
   const Bytes data = {0, 1, 2, 255};
   CHECK(AtomicWrite(folder / "a", data).has_value());
   CHECK(ReadFile(folder / "a").value() == data);
   CHECK(AtomicWrite(folder / "a", Bytes{}).has_value());
   CHECK(ReadFile(folder / "a").value().empty());
-  CHECK(folder.Names() == std::set<std::string>{"a"});
+  CHECK(NamesIn(folder) == std::set<std::string>{"a"});
 }
 
 TEST_CASE("a file above the limit is refused with both numbers") {
-  const Folder folder;
+  const testing::TemporaryFolder folder;
   REQUIRE(AtomicWrite(folder / "a", Bytes(100)).has_value());
   CHECK(ReadFile(folder / "a", 100).has_value());
   const auto refused = ReadFile(folder / "a", 99);
@@ -61,7 +45,7 @@ TEST_CASE("a file above the limit is refused with both numbers") {
 }
 
 TEST_CASE("errors name the path and say what is wrong") {
-  const Folder folder;
+  const testing::TemporaryFolder folder;
   const auto missing = ReadFile(folder / "none");
   REQUIRE_FALSE(missing.has_value());
   CHECK(missing.error().code == Code::kNotFound);
@@ -77,15 +61,15 @@ TEST_CASE("errors name the path and say what is wrong") {
 }
 
 TEST_CASE("an existing file stays if it is not to be replaced") {
-  const Folder folder;
+  const testing::TemporaryFolder folder;
   CHECK(AtomicWrite(folder / "a", Bytes{1}, IfExists::kFail).has_value());
   CHECK(AtomicWrite(folder / "a", Bytes{2}, IfExists::kFail).error().code == Code::kAlreadyExists);
   CHECK(ReadFile(folder / "a").value() == Bytes{1});
-  CHECK(folder.Names() == std::set<std::string>{"a"});
+  CHECK(NamesIn(folder) == std::set<std::string>{"a"});
 }
 
 TEST_CASE("a link is followed, not replaced") {
-  const Folder folder;
+  const testing::TemporaryFolder folder;
   REQUIRE(AtomicWrite(folder / "a", Bytes{1}).has_value());
   std::filesystem::create_symlink("a", folder / "link");
   CHECK(AtomicWrite(folder / "link", Bytes{2}).has_value());
@@ -94,7 +78,7 @@ TEST_CASE("a link is followed, not replaced") {
 }
 
 TEST_CASE("whichever system call fails, the old file stays and no temporary file does") {
-  const Folder folder;
+  const testing::TemporaryFolder folder;
   REQUIRE(AtomicWrite(folder / "a", Bytes{1}).has_value());
   int failures = 0;
   for (int n = 1; n < 100; ++n) {
@@ -110,14 +94,14 @@ TEST_CASE("whichever system call fails, the old file stays and no temporary file
     CHECK(written.error().code == Code::kResourceExhausted);
     CHECK(written.error().message.find((folder / "a").string()) != std::string::npos);
     CHECK(ReadFile(folder / "a").value() == Bytes{1});
-    CHECK(folder.Names() == std::set<std::string>{"a"});
+    CHECK(NamesIn(folder) == std::set<std::string>{"a"});
   }
   CHECK(failures == 5);  // open, write, sync, close, rename
   CHECK(ReadFile(folder / "a").value() == Bytes{2, 3});
 }
 
 TEST_CASE("an open file is read at random and survives being replaced") {
-  const Folder folder;
+  const testing::TemporaryFolder folder;
   REQUIRE(AtomicWrite(folder / "a", Bytes{10, 11, 12, 13}).has_value());
   const auto source = FileSource::Open(folder / "a").value();
   REQUIRE(AtomicWrite(folder / "a", Bytes{}).has_value());
@@ -132,7 +116,7 @@ TEST_CASE("an open file is read at random and survives being replaced") {
 }
 
 TEST_CASE("a file that shrinks while it is open gives an error, not a crash") {
-  const Folder folder;
+  const testing::TemporaryFolder folder;
   REQUIRE(AtomicWrite(folder / "a", Bytes(10'000)).has_value());
   const auto source = FileSource::Open(folder / "a").value();
   std::filesystem::resize_file(folder / "a", 10);
@@ -141,7 +125,7 @@ TEST_CASE("a file that shrinks while it is open gives an error, not a crash") {
 }
 
 TEST_CASE("a prefix ends where it is told to") {
-  const Folder folder;
+  const testing::TemporaryFolder folder;
   REQUIRE(AtomicWrite(folder / "a", Bytes{10, 11, 12, 13}).has_value());
   const PrefixSource prefix(FileSource::Open(folder / "a").value(), 3);
   Bytes out(2);

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "common/bytes/bytes.h"
+#include "tests/temporary_folder.h"
 
 namespace holo::image_io {
 namespace {
@@ -18,24 +19,6 @@ using pixels::Layout;
 using pixels::Picture;
 using pixels::SampleType;
 using Bytes = std::vector<std::uint8_t>;
-
-class Folder {
- public:
-  Folder() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "holo_image_XXXXXX").string();
-    path_ = ::mkdtemp(pattern.data());
-  }
-  ~Folder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
-  [[nodiscard]] std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
-
- private:
-  std::filesystem::path path_;
-};
 
 std::optional<std::filesystem::path> TestData(const char* below) {
   const char* root = std::getenv("HOLO_TEST_DATA");
@@ -138,7 +121,7 @@ Bytes PlainTiff(const Picture& picture, std::uint8_t orientation) {
 }
 
 TEST_CASE("PNG and TIFF keep every kind of sample") {
-  const Folder folder;
+  const testing::TemporaryFolder folder;
   struct Row {
     std::string name;
     Layout layout;
@@ -171,7 +154,7 @@ TEST_CASE("PNG and TIFF keep every kind of sample") {
 }
 
 TEST_CASE("TIFF keeps pictures of any number of channels") {
-  const Folder folder;
+  const testing::TemporaryFolder folder;
   for (const std::uint32_t channels : {2u, 4u, 5u, 8u, 32u}) {
     for (const SampleType type : {SampleType::kU8, SampleType::kU16}) {
       CAPTURE(channels);
@@ -188,7 +171,7 @@ TEST_CASE("TIFF keeps pictures of any number of channels") {
 }
 
 TEST_CASE("formats without loss keep 8-bit colours, the others come close") {
-  const Folder folder;
+  const testing::TemporaryFolder folder;
   const Picture exact = Noise(MakeLayout(50, 40, ColorModel::kRgb, false, SampleType::kU8));
   for (const char* name : {"a.webp", "a.bmp", "a.ppm"}) {
     CAPTURE(name);
@@ -217,7 +200,7 @@ TEST_CASE("formats without loss keep 8-bit colours, the others come close") {
 }
 
 TEST_CASE("JPEG lays alpha on white and rounds 16 bits") {
-  const Folder folder;
+  const testing::TemporaryFolder folder;
   Picture picture = Picture::Create(MakeLayout(16, 16, ColorModel::kRgb, true, SampleType::kU16)).value();
   for (std::uint32_t y = 0; y < 16; ++y) {
     for (std::uint32_t x = 0; x < 16; ++x) picture.Set(x, y, 3, 32768);
@@ -229,7 +212,7 @@ TEST_CASE("JPEG lays alpha on white and rounds 16 bits") {
 }
 
 TEST_CASE("EXIF and TIFF orientations 1 to 8 give upright pixels") {
-  const Folder folder;
+  const testing::TemporaryFolder folder;
   const Picture upright = Quarters(32, 64);
   const std::uint32_t w = 32;
   const std::uint32_t h = 64;
@@ -278,7 +261,7 @@ TEST_CASE("EXIF and TIFF orientations 1 to 8 give upright pixels") {
 }
 
 TEST_CASE("an ICC profile of several JPEG segments comes back whole") {
-  const Folder folder;
+  const testing::TemporaryFolder folder;
   Picture picture = Quarters(16, 16);
   std::mt19937 random(1);
   picture.metadata().icc_profile.resize(150'000);
@@ -327,7 +310,7 @@ TEST_CASE("a scroll of 6300 x 224490 is refused by its header, with the size and
   const Bytes small = EncodePng(Quarters(8, 8)).value();
   CHECK(Decode(small, "a", {.max_pixels = 64}).has_value());
   CHECK(Decode(small, "a", {.max_pixels = 63}).error().code == Code::kResourceExhausted);
-  const Folder folder;
+  const testing::TemporaryFolder folder;
   for (const char* name : {"a.jpg", "a.tif", "a.webp", "a.bmp", "a.ppm", "a.jp2"}) {
     CAPTURE(name);
     REQUIRE(Save(folder / name, Quarters(64, 64)).has_value());
@@ -337,7 +320,7 @@ TEST_CASE("a scroll of 6300 x 224490 is refused by its header, with the size and
 }
 
 TEST_CASE("a truncated picture of any format is refused") {
-  const Folder folder;
+  const testing::TemporaryFolder folder;
   for (const char* name : {"a.png", "a.jpg", "a.tif", "a.webp", "a.bmp", "a.ppm", "a.jp2"}) {
     CAPTURE(name);
     REQUIRE(Save(folder / name, Noise(MakeLayout(64, 64, ColorModel::kRgb, false, SampleType::kU8))).has_value());
@@ -354,7 +337,7 @@ TEST_CASE("a truncated picture of any format is refused") {
 }
 
 TEST_CASE("flipped bytes give an error or a picture, never a crash") {
-  const Folder folder;
+  const testing::TemporaryFolder folder;
   std::mt19937 random(7);
   for (const char* name : {"a.png", "a.jpg", "a.tif", "a.webp", "a.bmp", "a.ppm", "a.jp2"}) {
     CAPTURE(name);
