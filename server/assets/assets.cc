@@ -430,7 +430,12 @@ void Store::State::Finish(const std::string& name, const Stamp& stamp,
       }
     }
     if (!result) {
-      result = tl::unexpected<Error>(WithContext(std::move(result).error(), "asset " + name));
+      Error error = std::move(result).error();
+      // Clients are told, too, and where the store lies is not their business.
+      const std::string prefix = folder.string() + "/";
+      if (const std::size_t at = error.message.find(prefix); at != std::string::npos)
+        error.message.erase(at, prefix.size());
+      result = tl::unexpected<Error>(WithContext(std::move(error), "asset " + name));
       const Code code = result.error().code;
       // What is wrong with the file stays wrong until it changes; a full disk or memory does not.
       const bool is_lasting = code == Code::kDataLoss || code == Code::kInvalidArgument || code == Code::kUnimplemented;

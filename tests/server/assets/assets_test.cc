@@ -37,7 +37,7 @@ struct Pictures {
     options.is_picture = [](const fs::path& path) { return path.extension() == ".pic"; };
     options.compress = [this](const fs::path& path) -> Result<std::vector<std::uint8_t>> {
       HOLO_ASSIGN_OR_RETURN(const std::vector<std::uint8_t> bytes, files::ReadFile(path));
-      if (bytes.empty() || bytes[0] != 'P') return Fail(Code::kInvalidArgument, "no picture");
+      if (bytes.empty() || bytes[0] != 'P') return Fail(Code::kInvalidArgument, path.string() + ": no picture");
       ++compressed;
       return SmallFile();
     };
@@ -240,6 +240,8 @@ TEST_CASE("a damaged file is refused without reading it again, and served once i
   CHECK(store->statistics().misses == 2);
   CHECK(store->statistics().damaged == 2);
   CHECK(store->statistics().compress_failures == 1);
+  // Clients learn which file it was, not where the store lies.
+  CHECK(store->GetAndWait("p").error().message == "asset p: p.pic: no picture");
   CHECK(Names(*store).empty());
   {
     const std::lock_guard lock(mutex);
