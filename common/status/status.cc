@@ -68,7 +68,11 @@ int ToExitCode(Code code) {
 }
 
 std::string ToHttpBody(const Error& error) {
-  std::string body = "{\"error\":{\"code\":" + std::to_string(ToHttpStatus(error.code)) + ",\"status\":\"" +
+  return ToHttpBody(error, ToHttpStatus(error.code));
+}
+
+std::string ToHttpBody(const Error& error, int http_status) {
+  std::string body = "{\"error\":{\"code\":" + std::to_string(http_status) + ",\"status\":\"" +
                      std::string(CodeName(error.code)) + "\",\"message\":\"";
   for (const char c : error.message) {
     const auto byte = static_cast<unsigned char>(c);

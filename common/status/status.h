@@ -62,6 +62,8 @@ using Result = tl::expected<T, Error>;
 [[nodiscard]] int ToWebSocketCloseCode(Code code);
 // {"error":{"code":404,"status":"NOT_FOUND","message":"..."}}, the message escaped.
 [[nodiscard]] std::string ToHttpBody(const Error& error);
+// The same where the answer has a status of its own.
+[[nodiscard]] std::string ToHttpBody(const Error& error, int http_status);
 // The exit status of a command-line program: 2 for wrong usage or input, 3 not found, 4 unreachable or timed out,
 // 5 damaged data, 130 cancelled, 1 otherwise.
 [[nodiscard]] int ToExitCode(Code code);

@@ -1,5 +1,6 @@
 #include "server/transports/grpc/grpc.h"
 
+#include <grpc/support/log.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
@@ -217,6 +218,8 @@ Server::~Server() {
 Result<std::unique_ptr<Server>> Server::Start(const Options& options, assets::Store& store,
                                               streaming::Service& service) {
   auto state = std::make_unique<State>(store, service);
+  // It would print to standard error, also what clients send wrongly.
+  gpr_set_log_function([](gpr_log_func_args*) {});
   ::grpc::EnableDefaultHealthCheckService(true);
   ::grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   ::grpc::ServerBuilder builder;
@@ -236,7 +239,8 @@ Result<std::unique_ptr<Server>> Server::Start(const Options& options, assets::St
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, 100);
   state->server = builder.BuildAndStart();
   if (!state->server || state->port == 0) {
-    return Fail(Code::kUnavailable, "grpc: cannot listen on " + address);
+    return Fail(Code::kUnavailable,
+                "grpc: cannot listen on " + address + ": expected a free port of an address of this machine");
   }
   return std::unique_ptr<Server>(new Server(std::move(state)));
 }

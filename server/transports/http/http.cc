@@ -270,10 +270,15 @@ asio::awaitable<bool> Send(std::shared_ptr<Connection> connection, std::shared_p
 }
 
 asio::awaitable<bool> SendError(std::shared_ptr<Connection> connection, std::shared_ptr<const Request> request,
+                                Error error, http::status status) {
+  std::string body = ToHttpBody(error, static_cast<int>(status));
+  co_return co_await Send(std::move(connection), request, status, "application/json", std::move(body));
+}
+
+asio::awaitable<bool> SendError(std::shared_ptr<Connection> connection, std::shared_ptr<const Request> request,
                                 Error error) {
-  std::string body = ToHttpBody(error);
-  co_return co_await Send(std::move(connection), request, static_cast<http::status>(ToHttpStatus(error.code)),
-                          "application/json", std::move(body));
+  const auto status = static_cast<http::status>(ToHttpStatus(error.code));
+  co_return co_await SendError(std::move(connection), std::move(request), std::move(error), status);
 }
 
 asio::awaitable<bool> SendOptions(std::shared_ptr<Connection> connection, std::shared_ptr<const Request> request) {
@@ -401,8 +406,8 @@ asio::awaitable<bool> Answer(std::shared_ptr<Connection> connection, std::shared
   ++state->requests;
   if (request->method() == http::verb::options) co_return co_await SendOptions(connection, request);
   if (request->method() != http::verb::get && request->method() != http::verb::head) {
-    std::string body = ToHttpBody({Code::kUnimplemented, "method: expected GET, HEAD or OPTIONS"});
-    co_return co_await Send(connection, request, http::status::method_not_allowed, "application/json", std::move(body));
+    Error error{Code::kUnimplemented, "method: expected GET, HEAD or OPTIONS"};
+    co_return co_await SendError(connection, request, std::move(error), http::status::method_not_allowed);
   }
   Result<Target> target = ParseTarget(request->target());
   if (!target) co_return co_await SendError(connection, request, std::move(target).error());
@@ -420,8 +425,8 @@ asio::awaitable<bool> Answer(std::shared_ptr<Connection> connection, std::shared
   if (path == "/v1/assets") co_return co_await SendList(connection, request, std::move(target).value(), false);
   if (path == "/") co_return co_await SendList(connection, request, std::move(target).value(), true);
   if (path == protocol::kWebSocketPath) {
-    std::string body = ToHttpBody({Code::kInvalidArgument, "stream: expected a WebSocket upgrade"});
-    co_return co_await Send(connection, request, http::status::upgrade_required, "application/json", std::move(body));
+    Error error{Code::kInvalidArgument, "stream: expected a WebSocket upgrade"};
+    co_return co_await SendError(connection, request, std::move(error), http::status::upgrade_required);
   }
   if (std::optional<std::string> name = AssetNameOf(path)) {
     co_return co_await SendAsset(connection, request, std::move(*name));

@@ -47,6 +47,8 @@ TEST_CASE("every code maps to each transport") {
 TEST_CASE("an HTTP body escapes what JSON requires") {
   CHECK(ToHttpBody({Code::kNotFound, "asset \"a\\b\"\n"}) ==
         "{\"error\":{\"code\":404,\"status\":\"NOT_FOUND\",\"message\":\"asset \\\"a\\\\b\\\"\\u000a\"}}");
+  CHECK(ToHttpBody({Code::kUnimplemented, "no"}, 405) ==
+        "{\"error\":{\"code\":405,\"status\":\"UNIMPLEMENTED\",\"message\":\"no\"}}");
 }
 
 }  // namespace
