@@ -1,5 +1,9 @@
 #include "client/cli/window.h"
 
+#include <dlfcn.h>
+
+#include <QCoreApplication>
+#include <QWheelEvent>
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
@@ -33,11 +37,39 @@ void OnMouse(int event, int x, int y, int flags, void* data) {
     mouse.pan_x += x - mouse.x;
     mouse.pan_y += y - mouse.y;
   }
-  if (event == cv::EVENT_MOUSEWHEEL) mouse.zoom_steps += cv::getMouseWheelDelta(flags) > 0 ? 1 : -1;
-  if (event != cv::EVENT_MOUSEWHEEL) {
-    mouse.x = x;
-    mouse.y = y;
+  mouse.x = x;
+  mouse.y = y;
+}
+
+// OpenCV's window magnifies its pixels by itself when the wheel turns, and cannot be told not to. This takes the wheel
+// first.
+class WheelFilter final : public QObject {
+ public:
+  explicit WheelFilter(Mouse& mouse) : mouse_(mouse) { QCoreApplication::instance()->installEventFilter(this); }
+
+  bool eventFilter(QObject* /*watched*/, QEvent* event) override {
+    if (event->type() != QEvent::Wheel) return false;
+    constexpr double kUnitsPerStep = 120;  // a touchpad sends parts of a step
+    mouse_.zoom_steps += static_cast<QWheelEvent*>(event)->angleDelta().y() / kUnitsPerStep;
+    return true;
   }
+
+ private:
+  Mouse& mouse_;
+};
+
+// Whether the X server answers: without one Qt would end the program. True where that cannot be found out.
+bool XServerAnswers() {
+  void* const xcb = ::dlopen("libxcb.so.1", RTLD_NOW);
+  if (xcb == nullptr) return true;
+  const auto connect = reinterpret_cast<void* (*)(const char*, int*)>(::dlsym(xcb, "xcb_connect"));
+  const auto has_error = reinterpret_cast<int (*)(void*)>(::dlsym(xcb, "xcb_connection_has_error"));
+  const auto disconnect = reinterpret_cast<void (*)(void*)>(::dlsym(xcb, "xcb_disconnect"));
+  if (connect == nullptr || has_error == nullptr || disconnect == nullptr) return true;
+  void* const connection = connect(nullptr, nullptr);
+  const bool answers = has_error(connection) == 0;
+  disconnect(connection);
+  return answers;
 }
 
 // The rendered part of the picture as it fills the window: 8 bit, B, G, R, alpha on white, grey outside.
@@ -89,6 +121,7 @@ class Window {
   Result<void> Run() {
     cv::namedWindow(title_, cv::WINDOW_AUTOSIZE | cv::WINDOW_GUI_NORMAL);
     cv::setMouseCallback(title_, OnMouse, &mouse_);
+    const WheelFilter wheel(mouse_);
     while (!Interrupted()) {
       HOLO_ASSIGN_OR_RETURN(const pixels::Rect changed, content_.poll(viewport_, std::exchange(moved_, false), k_));
       HOLO_RETURN_IF_ERROR(Redraw(changed));
@@ -198,9 +231,17 @@ Result<void> CheckDisplay(const std::string& instead) {
     const char* value = std::getenv(name);
     return value != nullptr && value[0] != '\0';
   };
-  if (is_set("DISPLAY") || is_set("WAYLAND_DISPLAY")) return {};
-  return Fail(Code::kFailedPrecondition,
-              "window: expected a display (DISPLAY or WAYLAND_DISPLAY), found none. Without one: " + instead);
+  const bool has_x = is_set("DISPLAY");
+  if (!has_x && !is_set("WAYLAND_DISPLAY")) {
+    return Fail(Code::kFailedPrecondition,
+                "window: expected a display (DISPLAY or WAYLAND_DISPLAY), found none. Without one: " + instead);
+  }
+  if (has_x && !is_set("QT_QPA_PLATFORM") && !XServerAnswers()) {
+    return Fail(Code::kFailedPrecondition,
+                "window: expected an X server at DISPLAY=" + std::string(std::getenv("DISPLAY")) +
+                    ", found none that lets us in. Without one: " + instead);
+  }
+  return {};
 }
 
 Result<void> RunWindow(const std::string& title, const WindowContent& content) {

@@ -4,6 +4,7 @@ find_package(PkgConfig REQUIRED)
 find_package(Eigen3 3.4 REQUIRED)
 find_package(ZLIB REQUIRED)
 find_package(OpenCV 4.5 REQUIRED COMPONENTS core imgproc imgcodecs highgui)
+find_package(Qt5 REQUIRED COMPONENTS Core Gui)  # OpenCV's windows are Qt's
 find_package(spdlog REQUIRED)
 find_package(nlohmann_json REQUIRED)
 find_package(CLI11 REQUIRED)
