@@ -95,7 +95,7 @@ void AddBasis(CLI::App& app, const Globals& globals, Action& action) {
   train
       ->add_option("--min-deviation", options->min_deviation,
                    "Leave out dimensions that vary less (8-bit sample units)")
-      ->check(CLI::Range(0.0, 1000.0))
+      ->check(IsNumber(0.0, 1000.0))
       ->capture_default_str();
   train->add_flag("-f,--force", options->force, "Replace an existing file");
   train->footer(

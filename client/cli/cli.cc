@@ -30,6 +30,12 @@ Result<double> ParseNumber(std::string_view text, std::string_view what) {
   return value;
 }
 
+std::string Short(double value) {
+  char text[32];
+  std::snprintf(text, sizeof(text), "%g", value);
+  return text;
+}
+
 // The weights with which source samples make one output sample.
 struct Tap {
   std::uint32_t first = 0;
@@ -193,8 +199,23 @@ CLI::Validator IsBytes() {
   return Parses([](const std::string& text) { return ParseBytes(text).map([](std::uint64_t) {}); }, "BYTES");
 }
 
+CLI::Validator IsNumber(double low, double high) {
+  const std::string range = "number from " + Short(low) + " to " + Short(high);
+  return Parses(
+      [low, high, range](const std::string& text) -> Result<void> {
+        HOLO_ASSIGN_OR_RETURN(const double value, ParseNumber(text, "value"));
+        if (value >= low && value <= high) return {};
+        return Fail(Code::kInvalidArgument, "expected a " + range + ", found " + text);
+      },
+      range);
+}
+
 Result<void> CheckOutput(const std::filesystem::path& path, bool force) {
   std::error_code ignored;
+  const std::filesystem::path folder = path.parent_path();
+  if (!folder.empty() && !std::filesystem::is_directory(folder, ignored)) {
+    return Fail(Code::kNotFound, "write " + path.string() + ": there is no folder " + folder.string());
+  }
   if (force || !std::filesystem::exists(path, ignored)) return {};
   return Fail(Code::kAlreadyExists, path.string() + ": this file exists; -f replaces it");
 }

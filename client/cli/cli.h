@@ -78,8 +78,11 @@ void Print(const Globals& globals, const std::string& text, const nlohmann::json
 [[nodiscard]] CLI::Validator IsRegion();
 [[nodiscard]] CLI::Validator IsScale();
 [[nodiscard]] CLI::Validator IsBytes();
+// Unlike CLI::Range it lets no NaN pass.
+[[nodiscard]] CLI::Validator IsNumber(double low, double high);
 
-// kAlreadyExists unless `force`, if there is a file of that name.
+// Before the work, not after it: kAlreadyExists unless `force`, if there is a file of that name; kNotFound if there is
+// no folder for it.
 [[nodiscard]] Result<void> CheckOutput(const std::filesystem::path& path, bool force);
 
 // What of a picture is shown, and how large.

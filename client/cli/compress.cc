@@ -140,14 +140,14 @@ void AddCompress(CLI::App& app, const Globals& globals, Action& action) {
   command->add_option("pictures", options->pictures, "PNG, JPEG, TIFF, WebP, BMP, PNM or JPEG 2000")->required();
   command->add_option("-o,--output", options->output, "The file to write (default: the picture's name with .holo)");
   auto* quality = command->add_option("--quality", options->quality, "0 (small) to 100 (good), roughly a JPEG's scale")
-                      ->check(CLI::Range(0.0, 100.0))
+                      ->check(IsNumber(0.0, 100.0))
                       ->capture_default_str();
   command->add_option("--max-bytes", options->max_bytes, "The best picture in at most so many bytes (20000, 20k, 1.5M)")
       ->check(IsBytes())
       ->excludes(quality);
   auto* k = command->add_option("-k,--k", options->k, "Basis dimensions kept per 8x8 patch (default: all; plain: 30)");
   command->add_option("--variance", options->variance, "Instead of -k: as many dimensions as hold this share, 0..1")
-      ->check(CLI::Range(0.0, 1.0))
+      ->check(IsNumber(0.0, 1.0))
       ->excludes(k);
   command->add_option("--basis", options->basis, "auto, universal, own, or a file made by holo basis train")
       ->capture_default_str();
@@ -157,7 +157,7 @@ void AddCompress(CLI::App& app, const Globals& globals, Action& action) {
       ->capture_default_str();
   command->add_option("--threads", options->threads, "Threads to work with (default: one per processor)");
   command->add_option("--max-megapixels", options->max_megapixels, "Refuse larger pictures")
-      ->check(CLI::Range(0.0, 2147.0))
+      ->check(IsNumber(0.0, 2147.0))
       ->capture_default_str();
   command->add_flag("-f,--force", options->force, "Replace an existing file");
   command->footer(

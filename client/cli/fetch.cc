@@ -64,7 +64,10 @@ double SecondsSince(Clock::time_point start) {
 }
 
 Result<void> Fetch(const Options& options, const Globals& globals) {
-  if (!options.output.empty()) HOLO_RETURN_IF_ERROR(image_io::CheckSaveName(options.output));
+  if (!options.output.empty()) {
+    HOLO_RETURN_IF_ERROR(image_io::CheckSaveName(options.output));
+    HOLO_RETURN_IF_ERROR(CheckOutput(options.output, /*force=*/true));
+  }
   if (options.output.empty() && options.save_steps.empty()) {
     return Fail(Code::kInvalidArgument, "fetch: expected -o FILE, --save-steps DIR or both");
   }
@@ -176,9 +179,9 @@ void AddFetch(CLI::App& app, const Globals& globals, Action& action) {
   command->add_option("--max-bytes", options->max_bytes, "Stop after so many bytes (20000, 20k)")->check(IsBytes());
   command->add_option("--save-steps", options->save_steps, "A folder for one picture per refinement");
   command->add_option("--quality-target", options->quality_target_db, "Stop at this estimated PSNR, in dB")
-      ->check(CLI::Range(0.0, 200.0));
+      ->check(IsNumber(0.0, 200.0));
   command->add_option("--timeout", options->timeout_s, "Seconds after which what has come is written (exit code 4)")
-      ->check(CLI::Range(0.0, 86400.0));
+      ->check(IsNumber(0.0, 86400.0));
   command->add_option("--rate", options->rate, "Ask the server for at most so many bytes a second")->check(IsBytes());
   command->add_option("--token", options->token, "Credentials, where the server asks for any")->envname("HOLO_TOKEN");
   command->add_flag("--no-cache", options->no_cache, "Neither use nor fill the cache of bases");

@@ -184,8 +184,9 @@ Result<void> Describe(const Options& options, const Globals& globals) {
       "\nfile            " + Grouped(bytes) + " bytes" +
       (asset.reader.is_truncated() ? ", truncated: the whole has " + Grouped(asset.reader.expected_file_bytes()) : "") +
       "\nagainst raw     " + Ratio(RawBytes(layout), bytes) + " (" + Grouped(RawBytes(layout)) +
-      " bytes of samples)\nerror           about " + Fixed(psnr, 2) + " dB (the encoder's estimate)\n" +
-      "k               " + (header.max_k == 0 ? std::string("all") : std::to_string(header.max_k)) +
+      " bytes of samples)\nerror           about " + Fixed(psnr, 2) + " dB (the encoder's estimate" +
+      (asset.reader.is_truncated() ? " of the whole file" : "") + ")\n" + "k               " +
+      (header.max_k == 0 ? std::string("all") : std::to_string(header.max_k)) +
       " basis dimensions per patch of level 0\n";
   DescribeStructure(asset.reader, asset.resolve, text, json);
   if (options.full || std::uint64_t{layout.width} * layout.height <= kQuickPixels) {
@@ -197,6 +198,8 @@ Result<void> Describe(const Options& options, const Globals& globals) {
       HOLO_ASSIGN_OR_RETURN(const pixels::Picture picture, render::Render(*decoder, {}));
       HOLO_RETURN_IF_ERROR(DescribePixels(picture, bytes, bar, text, json));
     }
+  } else {
+    text += "effective rank  --full renders the picture for it, and for the comparison with PNG\n";
   }
   Print(globals, text, json);
   return {};

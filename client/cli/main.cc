@@ -22,7 +22,7 @@ int Serve(const std::vector<std::string>& arguments) {
     return ToExitCode(parsed.error().code);
   }
   if (parsed->wants_help) {
-    std::cout << operations::HelpText("holo serve", defaults) << "\nExample:\n  holo serve ./pictures\n";
+    std::cout << operations::HelpText("holo serve", defaults);
     return 0;
   }
   return operations::RunServer("holo serve", parsed->options);

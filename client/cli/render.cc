@@ -41,6 +41,7 @@ Result<bool> IsPlainFile(const std::filesystem::path& path) {
 
 Result<void> Render(const Options& options, const Globals& globals) {
   HOLO_RETURN_IF_ERROR(image_io::CheckSaveName(options.output));
+  HOLO_RETURN_IF_ERROR(CheckOutput(options.output, /*force=*/true));
   Display display;
   if (!options.region.empty()) {
     HOLO_ASSIGN_OR_RETURN(display.region, ParseRegion(options.region));
@@ -54,7 +55,9 @@ Result<void> Render(const Options& options, const Globals& globals) {
                   options.input + ": a plain file shows nothing before it is whole: no --bytes");
     }
     HOLO_ASSIGN_OR_RETURN(const pixels::Picture picture, RenderPlain(options.input, display));
-    return image_io::Save(options.output, picture);
+    HOLO_RETURN_IF_ERROR(image_io::Save(options.output, picture));
+    Print(globals, "", {{"output", options.output}, {"width", picture.width()}, {"height", picture.height()}});
+    return {};
   }
 
   asset_file::OpenOptions open;

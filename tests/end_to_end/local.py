@@ -47,7 +47,8 @@ def the_plain_profile_works_in_all_commands(folder, a):
     run(a.holo, "compress", f"{folder}/p.ppm", "--profile", "plain", "-k", "30", "-o", f"{folder}/q.holo")
     info = json.loads(run(a.holo, "info", f"{folder}/q.holo", "--json").stdout)
     check(info["payload_bytes"] == 2 * (192 * 31 + 48 * 30), f"unexpected payload in {info}")
-    run(a.holo, "render", f"{folder}/q.holo", f"{folder}/q.png")
+    rendered = json.loads(run(a.holo, "render", f"{folder}/q.holo", f"{folder}/q.png", "--json").stdout)
+    check((rendered["width"], rendered["height"]) == (64, 48), f"unexpected size in {rendered}")
 
 
 def nothing_is_overwritten_without_being_asked(folder, a):
@@ -69,7 +70,8 @@ def exit_codes_say_what_went_wrong(folder, a):
     damaged[10] ^= 0xFF
     with open(f"{folder}/damaged.holo", "wb") as file:
         file.write(damaged)
-    for code, arguments in ((2, []), (2, ["nonsense"]), (2, ["compress"]), (2, ["compress", f"{folder}/text.png"]),
+    for code, arguments in ((2, []), (2, ["nonsense"]), (2, ["compress"]), (2, ["compress", f"{folder}/p.ppm", "-f", "--variance", "nan"]),
+                            (3, ["compress", f"{folder}/p.ppm", "-o", f"{folder}/none/p.holo"]), (2, ["compress", f"{folder}/text.png"]),
                             (3, ["compress", f"{folder}/none.png"]), (3, ["info", f"{folder}/none.holo"]),
                             (5, ["info", f"{folder}/damaged.holo"]), (5, ["render", f"{folder}/p.ppm", f"{folder}/o.png"]),
                             (2, ["render", f"{folder}/p.holo", f"{folder}/o.xyz"]),
@@ -91,6 +93,8 @@ def without_a_display_the_window_says_what_to_do(folder, a):
     for arguments in (["view", "x.holo"], ["watch", "ws://127.0.0.1:1", "x"]):
         done = run(a.holo, *arguments, expect=2, env=environment)
         check(b"out.png" in done.stderr, f"expected advice, found {done.stderr}")
+        done = run(a.holo, *arguments, expect=2, env=environment | {"DISPLAY": ":47110"})
+        check(b":47110" in done.stderr, f"expected the display that does not answer, found {done.stderr}")
 
 
 def interrupting_leaves_nothing_behind(folder, a):
