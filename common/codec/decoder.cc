@@ -5,6 +5,7 @@
 #include "common/codec/chunk.h"
 #include "common/codec/codec.h"
 #include "common/codec/decoder_state.h"
+#include "common/codec/parallel.h"
 
 namespace holo::codec {
 
@@ -92,42 +93,72 @@ Result<pixels::Rect> Decoder::State::Add(const container::ChunkId& id, std::span
   return pixels::Intersect(touched, {0, 0, header.layout.width, header.layout.height});
 }
 
-const TileState* Decoder::State::Decoded(std::uint32_t level_index, std::uint32_t tile_index) {
-  const auto found = levels[level_index].find(tile_index);
-  if (found == levels[level_index].end() || found->second.usable_layer < 0) return nullptr;
-  Tile& tile = found->second;
-  tile.last_use = ++use_clock;
+std::vector<std::shared_ptr<const TilePatches>> Decoder::State::Patches(std::span<const TileId> ids, unsigned threads) {
+  constexpr std::size_t kBatch = 8;  // tiles of a thread by which the limit on memory may be exceeded for a while
+  std::vector<std::shared_ptr<const TilePatches>> out;
+  while (out.size() < ids.size()) {
+    const std::size_t first = out.size();
+    const std::size_t last = std::min(first + kBatch * std::max(threads, 1u), ids.size());
+    std::vector<Tile*> tiles;
+    std::vector<std::pair<TileId, Tile*>> stale;
+    for (std::size_t i = first; i < last; ++i) {
+      const auto found = levels[ids[i].level].find(ids[i].tile);
+      const bool any = found != levels[ids[i].level].end() && found->second.usable_layer >= 0;
+      Tile* tile = tiles.emplace_back(any ? &found->second : nullptr);
+      if (tile == nullptr) continue;
+      tile->last_use = ++use_clock;
+      if (tile->patches == nullptr || tile->patches_layer < tile->usable_layer) stale.emplace_back(ids[i], tile);
+    }
+    for (const auto& [id, tile] : stale) decoded_memory_bytes -= tile->decoded_bytes();
+    ForEach(threads, stale.size(), [&](std::size_t i) { Decode(stale[i].first, *stale[i].second); });
+    for (const auto& [id, tile] : stale) decoded_memory_bytes += tile->decoded_bytes();
+    for (const Tile* tile : tiles) out.push_back(tile != nullptr ? tile->patches : nullptr);
+    if (!stale.empty()) Trim();
+  }
+  return out;
+}
+
+void Decoder::State::Decode(TileId id, Tile& tile) const {
+  const container::Level& level = header.levels[id.level];
+  const TileShape shape = ShapeOf(level, id.tile);
   if (tile.decoder == nullptr) {
-    const container::Level& level = header.levels[level_index];
-    const TileShape shape = ShapeOf(level, tile_index);
     const std::vector<std::uint32_t> counts = layout.CountsOf(level);
     tile.decoder = std::make_unique<TileDecoder>(KindOf(level), shape.columns, shape.rows, counts);
     tile.decoded_layer = -1;
-    decoded_memory_bytes += tile.decoder->state().memory_bytes();
-    Trim(level_index, tile_index);
   }
   while (tile.decoded_layer < tile.usable_layer) {
     const auto next = tile.chunks.upper_bound(tile.decoded_layer);
     tile.decoder->Decode(next->second.passes, next->second.bytes, next->second.partial);
     tile.decoded_layer = next->first;
   }
-  return &tile.decoder->state();
+  tile.patches = std::make_shared<TilePatches>(MakePatches(header, layout, level, shape, tile.decoder->state()));
+  tile.patches_layer = tile.decoded_layer;
 }
 
-void Decoder::State::Trim(std::uint32_t keep_level, std::uint32_t keep_tile) {
-  while (decoded_memory_bytes > options.max_decoded_bytes) {
-    Tile* oldest = nullptr;
-    for (std::uint32_t l = 0; l < levels.size(); ++l) {
-      for (auto& [index, tile] : levels[l]) {
-        if (tile.decoder == nullptr || (l == keep_level && index == keep_tile)) continue;
-        if (oldest == nullptr || tile.last_use < oldest->last_use) oldest = &tile;
-      }
+std::size_t Decoder::State::Tile::decoded_bytes() const {
+  return (decoder != nullptr ? decoder->state().memory_bytes() : 0) +
+         (patches != nullptr ? patches->memory_bytes() : 0);
+}
+
+void Decoder::State::Trim() {
+  if (decoded_memory_bytes <= options.max_decoded_bytes) return;
+  std::vector<Tile*> oldest;
+  for (auto& level : levels) {
+    for (auto& [index, tile] : level) {
+      if (tile.decoder != nullptr || tile.patches != nullptr) oldest.push_back(&tile);
     }
-    if (oldest == nullptr) return;
-    decoded_memory_bytes -= oldest->decoder->state().memory_bytes();
-    oldest->decoder.reset();
-    oldest->decoded_layer = -1;
   }
+  std::sort(oldest.begin(), oldest.end(), [](const Tile* a, const Tile* b) { return a->last_use < b->last_use; });
+  const auto drop = [&](auto Tile::*member) {
+    for (Tile* tile : oldest) {
+      if (decoded_memory_bytes <= options.max_decoded_bytes) return;
+      decoded_memory_bytes -= tile->decoded_bytes();
+      (tile->*member).reset();
+      decoded_memory_bytes += tile->decoded_bytes();
+    }
+  };
+  drop(&Tile::decoder);
+  drop(&Tile::patches);
 }
 
 }  // namespace holo::codec

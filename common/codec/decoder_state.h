@@ -4,9 +4,11 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "common/codec/layout.h"
+#include "common/codec/tile_patches.h"
 
 namespace holo::codec {
 
@@ -18,11 +20,20 @@ struct Decoder::State {
       std::vector<std::uint8_t> bytes;  // the code alone
       bool partial = false;
     };
-    std::map<int, Chunk> chunks;           // by layer
-    int usable_layer = -1;                 // the last layer that can be decoded
-    int decoded_layer = -1;                // of `decoder`
-    std::unique_ptr<TileDecoder> decoder;  // null: nothing decoded, or dropped
+    std::map<int, Chunk> chunks;                 // by layer
+    int usable_layer = -1;                       // the last layer that can be decoded
+    int decoded_layer = -1;                      // of `decoder`
+    std::unique_ptr<TileDecoder> decoder;        // null: nothing decoded, or dropped
+    std::shared_ptr<const TilePatches> patches;  // null: not made, or dropped
+    int patches_layer = -1;                      // of `patches`
     std::uint64_t last_use = 0;
+
+    [[nodiscard]] std::size_t decoded_bytes() const;
+  };
+
+  struct TileId {
+    std::uint32_t level = 0;
+    std::uint32_t tile = 0;
   };
 
   container::AssetHeader header;
@@ -36,10 +47,16 @@ struct Decoder::State {
 
   Result<pixels::Rect> Add(const container::ChunkId& id, std::span<const std::uint8_t> bytes, bool partial);
 
-  // The tile's coefficients, decoded as far as its chunks go; null if it has none. Valid until the next call.
-  [[nodiscard]] const TileState* Decoded(std::uint32_t level, std::uint32_t tile);
-  // Frees decoded tiles, those used longest ago first, until the limit holds.
-  void Trim(std::uint32_t keep_level, std::uint32_t keep_tile);
+  // The coefficients of tiles, decoded as far as their chunks go, up to `threads` tiles at a time; null for a tile that
+  // has none. They do not change any more and may be kept.
+  [[nodiscard]] std::vector<std::shared_ptr<const TilePatches>> Patches(std::span<const TileId> tiles,
+                                                                        unsigned threads);
+
+ private:
+  void Decode(TileId id, Tile& tile) const;
+  // Until the limit holds, frees what was used longest ago: first the states that only further chunks need, then
+  // coefficients.
+  void Trim();
 };
 
 }  // namespace holo::codec

@@ -1,11 +1,15 @@
 #include "common/render/render.h"
 
 #include <algorithm>
-#include <cmath>
+#include <functional>
+#include <map>
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "common/codec/decoder_state.h"
+#include "common/codec/parallel.h"
 
 namespace holo::render {
 namespace {
@@ -30,143 +34,289 @@ std::uint32_t Log2(std::uint32_t power_of_two) {
   return log;
 }
 
+// Where finished rows go: `rows[channel]` are the samples of row `y` in the columns that were asked for.
+using Sink = std::function<void(std::uint32_t y, const float* const* rows)>;
+
+class LevelRows;
+
 class Renderer {
  public:
-  Renderer(Decoder::State& state, std::uint32_t k) : state_(state), counts_(state.layout.CountsAt(k)) {}
+  Renderer(Decoder::State& state, std::uint32_t k, unsigned threads)
+      : state_(state), counts_(state.layout.CountsAt(k)), threads_(threads) {}
 
-  // Samples of `level` in `window`, one plane a channel, before the colour transform.
-  std::vector<Plane> Samples(std::uint32_t level_index, std::uint32_t reduction, const Window& window) {
-    const container::Level& level = state_.header.levels[level_index];
-    if (level.patch_px == 1) return TopSamples(level_index, window);
-    const std::uint32_t px = level.patch_px >> reduction;
-    // One patch more on each side: the lapped filter mixes across patch borders.
-    Window patches;
-    patches.x0 = window.x0 / px > 0 ? window.x0 / px - 1 : 0;
-    patches.y0 = window.y0 / px > 0 ? window.y0 / px - 1 : 0;
-    patches.x1 = std::min((window.x1 - 1) / px + 2, level.patches_x);
-    patches.y1 = std::min((window.y1 - 1) / px + 2, level.patches_y);
-    const std::vector<Plane> means = Samples(level_index + 1, 0, patches);
-    std::vector<Plane> planes;
-    for (std::uint32_t c = 0; c < state_.header.layout.channels; ++c) {
-      Plane& plane = planes.emplace_back(patches.width() * px, patches.height() * px);
-      for (std::uint32_t row = 0; row < patches.height(); ++row) {
-        const float* mean = means[c].Row(row);
-        float* first = plane.Row(row * px);
-        for (std::uint32_t column = 0; column < patches.width(); ++column) {
-          std::fill_n(first + column * px, px, mean[column]);
-        }
-        for (std::uint32_t y = 1; y < px; ++y) std::copy_n(first, plane.width, plane.Row(row * px + y));
-      }
-    }
-    const std::uint32_t tile_x0 = patches.x0 / container::kTilePatches;
-    const std::uint32_t tile_x1 = (patches.x1 - 1) / container::kTilePatches;
-    const std::uint32_t tile_y0 = patches.y0 / container::kTilePatches;
-    const std::uint32_t tile_y1 = (patches.y1 - 1) / container::kTilePatches;
-    for (std::uint32_t ty = tile_y0; ty <= tile_y1; ++ty) {
-      for (std::uint32_t tx = tile_x0; tx <= tile_x1; ++tx) {
-        AddTile(level_index, ty * level.tiles_x + tx, reduction, patches, planes);
-      }
-    }
-    for (Plane& plane : planes) {
-      transform::LapRowsInverse(plane, px, px, reduction);
-      transform::LapColumnsInverse(plane, px, reduction);
-    }
-    return Cut(planes, window, patches.x0 * px, patches.y0 * px);
-  }
+  // Decodes `patches` of a level, and of all levels above what they need.
+  void Prepare(std::uint32_t level, Window patches);
+  // Forgets the tiles in the rows of tiles above `tile_row`.
+  void Forget(std::uint32_t level, std::uint32_t tile_row);
+
+  // Samples of `level` in `window`, one plane a channel, before the colour transform. Their patches must have been
+  // prepared.
+  [[nodiscard]] std::vector<Plane> Samples(std::uint32_t level, std::uint32_t reduction, const Window& window) const;
+
+  // The samples of any window but of the top level: prepares and renders some rows of tiles at a time, on several
+  // threads. Each gives rows of its own columns, `width` from `x` on, to `store`.
+  using Store = std::function<void(std::uint32_t x, std::uint32_t width, std::uint32_t y, const float* const* rows)>;
+  void Stream(std::uint32_t level, std::uint32_t reduction, const Window& window, const Store& store);
 
  private:
-  static std::vector<Plane> Cut(const std::vector<Plane>& planes, const Window& window, std::uint32_t x0,
-                                std::uint32_t y0) {
-    std::vector<Plane> out;
-    for (const Plane& plane : planes) {
-      Plane& cut = out.emplace_back(window.width(), window.height());
-      for (std::uint32_t y = 0; y < cut.height; ++y) {
-        std::copy_n(plane.Row(window.y0 - y0 + y) + (window.x0 - x0), cut.width, cut.Row(y));
-      }
-    }
-    return out;
-  }
+  friend class LevelRows;
 
-  std::vector<Plane> TopSamples(std::uint32_t level_index, const Window& window) {
-    const container::Level& level = state_.header.levels[level_index];
-    std::vector<Plane> planes(state_.header.layout.channels, Plane(window.width(), window.height()));
-    const codec::TileState* tile = state_.Decoded(level_index, 0);
-    if (tile == nullptr) return planes;
-    for (const codec::Band& band : tile->bands) {
-      const codec::GroupLayout& group = state_.layout.groups[band.shape.group];
-      const float step = codec::StepOf(state_.header, group.group, level);
-      for (std::uint32_t y = window.y0; y < window.y1; ++y) {
-        for (std::uint32_t x = window.x0; x < window.x1; ++x) {
-          const std::size_t cell = tile->CellOf(x, y);
-          const std::size_t patch = std::size_t{y} * tile->columns + x;
-          for (std::uint32_t i = 0; i < band.shape.count; ++i) {
-            const std::uint32_t channel = group.group.first_channel + band.shape.first_k + i;
-            planes[channel].Row(y - window.y0)[x - window.x0] =
-                step * codec::Dequantise(band.values[cell * band.shape.count + i],
-                                         patch < band.ahead ? band.plane - 1 : band.plane);
-          }
-        }
-      }
-    }
-    return planes;
+  [[nodiscard]] std::vector<Plane> TopSamples(std::uint32_t level, const Window& window) const;
+  [[nodiscard]] const codec::TilePatches* Find(std::uint32_t level, std::uint32_t tile) const {
+    const auto found = tiles_[level].find(tile);
+    return found != tiles_[level].end() ? found->second.get() : nullptr;
   }
-
-  // Adds the coefficients of one tile to the patches of it that lie in `patches`.
-  void AddTile(std::uint32_t level_index, std::uint32_t tile_index, std::uint32_t reduction, const Window& patches,
-               std::vector<Plane>& planes) {
-    const codec::TileState* tile = state_.Decoded(level_index, tile_index);
-    if (tile == nullptr) return;
-    const container::Level& level = state_.header.levels[level_index];
-    const codec::TileShape shape = codec::ShapeOf(level, tile_index);
-    const std::uint32_t px = level.patch_px >> reduction;
-    const std::size_t area = std::size_t{px} * px;
-    const std::uint32_t column0 = std::max(shape.first_column, patches.x0);
-    const std::uint32_t column1 = std::min(shape.first_column + shape.columns, patches.x1);
-    const std::uint32_t row0 = std::max(shape.first_row, patches.y0);
-    const std::uint32_t row1 = std::min(shape.first_row + shape.rows, patches.y1);
-    std::vector<float> patch;
-    for (std::size_t g = 0; g < state_.layout.groups.size(); ++g) {
-      const codec::GroupLayout& group = state_.layout.groups[g];
-      const transform::Kernel& kernel = group.KernelOf(level);
-      const std::vector<float> steps = codec::StepsOf(state_.header, group, level);
-      const std::uint32_t limit = level_index == 0 ? counts_[g] : kernel.count;
-      const std::size_t dimension = area * group.group.channel_count;
-      patch.resize(dimension);
-      for (std::uint32_t row = row0; row < row1; ++row) {
-        for (std::uint32_t column = column0; column < column1; ++column) {
-          const std::size_t cell = tile->CellOf(column - shape.first_column, row - shape.first_row);
-          const std::size_t index = std::size_t{row - shape.first_row} * shape.columns + (column - shape.first_column);
-          bool any = false;
-          for (const codec::Band& band : tile->bands) {
-            if (band.shape.group != g || band.active[cell] == 0) continue;
-            const int plane = index < band.ahead ? band.plane - 1 : band.plane;
-            const std::uint32_t* values = band.values.data() + cell * band.shape.count;
-            for (std::uint32_t i = 0; i < band.shape.count; ++i) {
-              const std::uint32_t k = band.shape.first_k + i;
-              if (values[i] < 2 || k >= limit) continue;
-              if (!any) std::fill(patch.begin(), patch.end(), 0.0f);
-              any = true;
-              transform::AddRow(kernel.synthesis[reduction].data() + k * dimension,
-                                steps[k] * codec::Dequantise(values[i], plane), patch.data(), dimension);
-            }
-          }
-          if (!any) continue;
-          const float* from = patch.data();
-          for (std::uint32_t c = 0; c < group.group.channel_count; ++c) {
-            Plane& plane = planes[group.group.first_channel + c];
-            for (std::uint32_t y = 0; y < px; ++y) {
-              float* to = plane.Row((row - patches.y0) * px + y) + (column - patches.x0) * px;
-              for (std::uint32_t x = 0; x < px; ++x) to[x] += *from++;
-            }
-          }
-        }
-      }
-    }
-  }
+  [[nodiscard]] const container::Level& LevelAt(std::uint32_t level) const { return state_.header.levels[level]; }
 
   Decoder::State& state_;
   std::vector<std::uint32_t> counts_;
+  unsigned threads_;
+  // Prepared tiles of each level; null: nothing has come.
+  std::vector<std::map<std::uint32_t, std::shared_ptr<const codec::TilePatches>>> tiles_ =
+      std::vector<std::map<std::uint32_t, std::shared_ptr<const codec::TilePatches>>>(state_.header.levels.size());
 };
+
+// The patches that samples of `window` need, whole strips of them: the lapped filter mixes half a patch across every
+// border.
+Window PatchesOf(const container::Level& level, std::uint32_t reduction, const Window& window) {
+  const std::uint32_t px = level.patch_px >> reduction;
+  const std::uint32_t half = px / 2;
+  const std::uint32_t strip = transform::kStripRows;
+  Window patches;
+  patches.x0 = (window.x0 - std::min(half, window.x0)) / px;
+  patches.y0 = (window.y0 - std::min(half, window.y0)) / strip * strip / px;
+  patches.x1 = std::min((window.x1 - 1 + half) / px + 1, level.patches_x);
+  patches.y1 = std::min(((window.y1 - 1 + half) / strip + 1) * (strip / px), level.patches_y);
+  return patches;
+}
+
+// The rows of one level in some columns, strip by strip from the top down.
+class LevelRows {
+ public:
+  LevelRows(const Renderer& renderer, std::uint32_t level, std::uint32_t reduction, const Window& window)
+      : renderer_(renderer), level_(renderer.LevelAt(level)), level_index_(level), window_(window) {
+    shape_.patch_px = level_.patch_px >> reduction;
+    shape_.reduction = reduction;
+    patches_ = PatchesOf(level_, reduction, window);
+    shape_.columns = patches_.width();
+    const std::uint32_t patch_rows = strip_patch_rows();
+    next_strip_ = patches_.y0 / patch_rows;
+    end_strip_ = (patches_.y1 + patch_rows - 1) / patch_rows;
+    row_stride_ = shape_.padded_width();
+    const std::uint32_t channels = renderer.state_.header.layout.channels;
+    // Two strips of each channel: a strip's last rows wait for the next one.
+    rows_.resize(std::size_t{channels} * 2 * transform::kStripRows * row_stride_);
+    scratch_.resize(std::size_t{transform::kStripRows} * row_stride_ + kAlignment);
+    sums_.resize(std::size_t{patch_rows} * shape_.columns);
+    row_pointers_.resize(channels);
+  }
+
+  // Renders down to patch row `end` (all, if there are no more) and gives every finished row to `sink`.
+  void Advance(std::uint32_t end, const Sink& sink) {
+    const std::uint32_t patch_rows = strip_patch_rows();
+    const std::uint32_t last = end >= patches_.y1 ? end_strip_ : std::min(end / patch_rows, end_strip_);
+    if (next_strip_ >= last) return;
+    const Window means_window{patches_.x0, next_strip_ * patch_rows, patches_.x1,
+                              std::min(last * patch_rows, level_.patches_y)};
+    const std::vector<Plane> means = renderer_.Samples(level_index_ + 1, 0, means_window);
+    for (; next_strip_ < last; ++next_strip_) {
+      FillStrip(means, means_window.y0);
+      FinishRows(sink);
+    }
+  }
+
+ private:
+  static constexpr std::size_t kAlignment = 16;  // floats, for whole cache lines
+
+  [[nodiscard]] std::uint32_t strip_patch_rows() const { return transform::kStripRows / shape_.patch_px; }
+  [[nodiscard]] float* RowOf(std::uint32_t channel, std::uint32_t y) {
+    return rows_.data() +
+           (std::size_t{channel} * 2 * transform::kStripRows + y % (2 * transform::kStripRows)) * row_stride_;
+  }
+
+  // Synthesises strip `next_strip_` of every channel.
+  void FillStrip(const std::vector<Plane>& means, std::uint32_t means_y0) {
+    auto* scratch = scratch_.data();
+    const auto misaligned = reinterpret_cast<std::uintptr_t>(scratch) / sizeof(float) % kAlignment;
+    if (misaligned != 0) scratch += kAlignment - misaligned;
+    const std::size_t area = std::size_t{shape_.patch_px} * shape_.patch_px;
+    const codec::AssetLayout& layout = renderer_.state_.layout;
+    for (std::size_t g = 0; g < layout.groups.size(); ++g) {
+      const codec::GroupLayout& group = layout.groups[g];
+      const transform::Kernel& kernel = group.KernelOf(level_);
+      const std::uint32_t limit = level_index_ == 0 ? renderer_.counts_[g] : kernel.count;
+      shape_.row_stride = area * group.group.channel_count;
+      for (std::uint32_t c = 0; c < group.group.channel_count; ++c) {
+        const std::uint32_t channel = group.group.first_channel + c;
+        const float* rows = kernel.synthesis[shape_.reduction].data() + c * area;
+        for (std::uint32_t r = 0; r < strip_patch_rows(); ++r) {
+          transform::PatchSum* sums = sums_.data() + std::size_t{r} * shape_.columns;
+          const std::uint32_t y = next_strip_ * strip_patch_rows() + r;
+          if (y >= level_.patches_y) {
+            std::fill_n(sums, shape_.columns, transform::PatchSum{});
+            continue;
+          }
+          const float* mean = means[channel].Row(y - means_y0);
+          for (std::uint32_t x = 0; x < shape_.columns; ++x) sums[x] = {nullptr, nullptr, rows, mean[x]};
+          AddCoefficients(g, y, limit, kernel.count, sums);
+        }
+        transform::SynthesiseStrip(shape_, sums_.data(), scratch, RowOf(channel, next_strip_ * transform::kStripRows),
+                                   row_stride_);
+      }
+    }
+  }
+
+  // Points the patches of patch row `y` to their coefficients of group `g` below `limit`.
+  void AddCoefficients(std::size_t g, std::uint32_t y, std::uint32_t limit, std::uint32_t count,
+                       transform::PatchSum* sums) const {
+    const std::uint32_t tile_row = y / container::kTilePatches;
+    for (std::uint32_t x = patches_.x0; x < patches_.x1;) {
+      const std::uint32_t tile_column = x / container::kTilePatches;
+      const std::uint32_t end = std::min((tile_column + 1) * container::kTilePatches, patches_.x1);
+      const codec::TilePatches* tile = renderer_.Find(level_index_, tile_row * level_.tiles_x + tile_column);
+      if (tile == nullptr) {
+        x = end;
+        continue;
+      }
+      const codec::TilePatches::Group& group = tile->groups[g];
+      const transform::Coefficient* all = group.coefficients.data();
+      const std::uint32_t* begin = group.begin.data() + std::size_t{y - tile->shape.first_row} * tile->shape.columns +
+                                   (x - tile->shape.first_column);
+      for (; x < end; ++x, ++begin) {
+        transform::PatchSum& sum = sums[x - patches_.x0];
+        sum.first = all + begin[0];
+        sum.last = all + begin[1];
+        if (limit < count) {
+          while (sum.last != sum.first && (sum.last - 1)->k >= limit) --sum.last;
+        }
+      }
+    }
+  }
+
+  // Undoes the lapped filter across the horizontal borders that strip `next_strip_` completes.
+  void FinishRows(const Sink& sink) {
+    const std::uint32_t px = shape_.patch_px;
+    const std::uint32_t half = px / 2;
+    const std::uint32_t top = next_strip_ * transform::kStripRows;
+    const std::uint32_t height = level_.patches_y * px;
+    const auto channels = static_cast<std::uint32_t>(row_pointers_.size());
+    const bool first = top == patches_.y0 * px;
+    for (std::uint32_t y = first ? top + px : top; y < std::min(top + transform::kStripRows, height); y += px) {
+      for (std::uint32_t c = 0; c < channels; ++c) {
+        float* above[4];
+        float* below[4];
+        for (std::uint32_t i = 0; i < half; ++i) {
+          above[i] = RowOf(c, y - 1 - i);
+          below[i] = RowOf(c, y + i);
+        }
+        transform::LapBorderInverse(px, shape_.reduction, above, below, shape_.width());
+      }
+    }
+    const std::uint32_t finished = top + transform::kStripRows >= height ? height : top + transform::kStripRows - half;
+    const std::size_t x = window_.x0 - std::size_t{patches_.x0} * px;
+    for (std::uint32_t y = std::max(window_.y0, first ? 0 : top - half); y < std::min(finished, window_.y1); ++y) {
+      for (std::uint32_t c = 0; c < channels; ++c) row_pointers_[c] = RowOf(c, y) + x;
+      sink(y, row_pointers_.data());
+    }
+  }
+
+  const Renderer& renderer_;
+  const container::Level& level_;
+  std::uint32_t level_index_;
+  Window window_;
+  Window patches_;
+  transform::StripShape shape_;
+  std::uint32_t next_strip_ = 0;
+  std::uint32_t end_strip_ = 0;
+  std::size_t row_stride_ = 0;
+  std::vector<float> rows_;  // [channel][16][row_stride_]; row y of the level is at y % 16
+  std::vector<float> scratch_;
+  std::vector<transform::PatchSum> sums_;
+  std::vector<const float*> row_pointers_;
+};
+
+void Renderer::Prepare(std::uint32_t level_index, Window patches) {
+  std::vector<Decoder::State::TileId> missing;
+  for (std::uint32_t l = level_index;; ++l) {
+    const container::Level& level = LevelAt(l);
+    for (std::uint32_t ty = patches.y0 / container::kTilePatches; ty * container::kTilePatches < patches.y1; ++ty) {
+      for (std::uint32_t tx = patches.x0 / container::kTilePatches; tx * container::kTilePatches < patches.x1; ++tx) {
+        const std::uint32_t tile = ty * level.tiles_x + tx;
+        if (!tiles_[l].contains(tile)) missing.push_back({l, tile});
+      }
+    }
+    if (level.patch_px == 1) break;
+    // The means of these patches are samples of the next level.
+    if (LevelAt(l + 1).patch_px != 1) patches = PatchesOf(LevelAt(l + 1), 0, patches);
+  }
+  const auto found = state_.Patches(missing, threads_);
+  for (std::size_t i = 0; i < missing.size(); ++i) tiles_[missing[i].level].emplace(missing[i].tile, found[i]);
+}
+
+void Renderer::Forget(std::uint32_t level, std::uint32_t tile_row) {
+  tiles_[level].erase(tiles_[level].begin(), tiles_[level].lower_bound(tile_row * LevelAt(level).tiles_x));
+}
+
+std::vector<Plane> Renderer::Samples(std::uint32_t level, std::uint32_t reduction, const Window& window) const {
+  if (LevelAt(level).patch_px == 1) return TopSamples(level, window);
+  std::vector<Plane> planes(state_.header.layout.channels, Plane(window.width(), window.height()));
+  LevelRows(*this, level, reduction, window)
+      .Advance(LevelAt(level).patches_y, [&](std::uint32_t y, const float* const* rows) {
+        for (std::size_t c = 0; c < planes.size(); ++c) {
+          std::copy_n(rows[c], window.width(), planes[c].Row(y - window.y0));
+        }
+      });
+  return planes;
+}
+
+std::vector<Plane> Renderer::TopSamples(std::uint32_t level, const Window& window) const {
+  std::vector<Plane> planes(state_.header.layout.channels, Plane(window.width(), window.height()));
+  const codec::TilePatches* tile = Find(level, 0);
+  if (tile == nullptr) return planes;
+  for (std::size_t g = 0; g < tile->groups.size(); ++g) {
+    const codec::TilePatches::Group& group = tile->groups[g];
+    const std::uint32_t first_channel = state_.layout.groups[g].group.first_channel;
+    for (std::uint32_t y = window.y0; y < window.y1; ++y) {
+      for (std::uint32_t x = window.x0; x < window.x1; ++x) {
+        const std::size_t patch = std::size_t{y} * tile->shape.columns + x;
+        for (std::uint32_t i = group.begin[patch]; i < group.begin[patch + 1]; ++i) {
+          const transform::Coefficient& sample = group.coefficients[i];
+          planes[first_channel + sample.k].Row(y - window.y0)[x - window.x0] = sample.value;
+        }
+      }
+    }
+  }
+  return planes;
+}
+
+void Renderer::Stream(std::uint32_t level_index, std::uint32_t reduction, const Window& window, const Store& store) {
+  const container::Level& level = LevelAt(level_index);
+  const Window patches = PatchesOf(level, reduction, window);
+  // Columns small enough for two strips of each to stay in the second-level cache, and as many for every thread.
+  constexpr std::uint32_t kColumns = 512;
+  const std::uint32_t rounds = (window.width() + kColumns * threads_ - 1) / (kColumns * threads_);
+  // Whole vectors of output.
+  const std::uint32_t width = (window.width() / (rounds * threads_) + 64) / 64 * 64;
+  std::vector<std::pair<Window, std::unique_ptr<LevelRows>>> columns;
+  for (std::uint32_t x = window.x0; x < window.x1; x += width) {
+    const Window part{x, window.y0, std::min(x + width, window.x1), window.y1};
+    columns.emplace_back(part, std::make_unique<LevelRows>(*this, level_index, reduction, part));
+  }
+  // Rows of tiles whose coefficients are held at a time.
+  constexpr std::uint32_t kPatches = 1u << 17;
+  const std::uint32_t tile_rows = std::max(1u, kPatches / container::kTilePatches / patches.width());
+  for (std::uint32_t y = patches.y0; y < patches.y1;) {
+    const std::uint32_t end = std::min((y / container::kTilePatches + tile_rows) * container::kTilePatches, patches.y1);
+    Prepare(level_index, {patches.x0, y, patches.x1, end});
+    codec::ForEach(threads_, columns.size(), [&](std::size_t i) {
+      const Window& part = columns[i].first;
+      columns[i].second->Advance(
+          end, [&](std::uint32_t row, const float* const* rows) { store(part.x0, part.width(), row, rows); });
+    });
+    y = end;
+    Forget(level_index, y / container::kTilePatches);
+  }
+}
 
 // Averages boxes of 2^shift samples; incomplete boxes at the right and bottom edges average what they have.
 Plane BoxReduce(const Plane& plane, std::uint32_t shift) {
@@ -186,18 +336,6 @@ Plane BoxReduce(const Plane& plane, std::uint32_t shift) {
     }
   }
   return out;
-}
-
-template <typename Sample>
-void Store(const std::vector<Plane>& planes, float mid, float largest, std::uint32_t y, Sample* out) {
-  const std::size_t channels = planes.size();
-  for (std::size_t c = 0; c < channels; ++c) {
-    const float* from = planes[c].Row(y);
-    for (std::uint32_t x = 0; x < planes[c].width; ++x) {
-      const float value = std::min(std::max(from[x] + mid + 0.5f, 0.5f), largest + 0.5f);
-      out[x * channels + c] = static_cast<Sample>(static_cast<std::int32_t>(value));
-    }
-  }
 }
 
 Result<void> CheckView(const container::AssetHeader& header, const View& view) {
@@ -234,7 +372,7 @@ OutputRect OutputRectOf(const View& view) {
 }
 
 Result<void> RenderInto(const Decoder& decoder, const View& wanted, const OutputRect& target_rect,
-                        pixels::Picture& target) {
+                        pixels::Picture& target, unsigned threads) {
   const container::AssetHeader& header = decoder.header();
   const View view = Completed(header, wanted);
   HOLO_RETURN_IF_ERROR(CheckView(header, view));
@@ -248,48 +386,44 @@ Result<void> RenderInto(const Decoder& decoder, const View& wanted, const Output
   // The coarsest level that is still fine enough, reduced by what is left.
   std::uint32_t level = 0;
   while (level + 1 < header.levels.size() && Log2(header.levels[level + 1].px_per_sample) <= view.scale_log2) ++level;
-  std::uint32_t reduction = view.scale_log2 - Log2(header.levels[level].px_per_sample);
-  const bool top = level + 1 == header.levels.size();
-  const std::uint32_t box = top ? reduction : 0;
-  if (top) reduction = 0;
-
-  Renderer renderer(decoder.state(), view.k);
-  // Bands of rows keep the float planes small.
-  constexpr std::uint32_t kBandRows = 256;
-  for (std::uint32_t y = rect.y; y < rect.y + rect.height; y += kBandRows) {
-    const std::uint32_t y1 = std::min(y + kBandRows, rect.y + rect.height);
-    Window window{rect.x, y, rect.x + rect.width, y1};
-    if (box > 0) {
-      const container::Level& whole = header.levels[level];
-      const auto scaled = [box](std::uint32_t value, std::uint32_t limit) {
-        return static_cast<std::uint32_t>(std::min<std::uint64_t>(std::uint64_t{value} << box, limit));
-      };
-      window = {scaled(window.x0, whole.width), scaled(window.y0, whole.height), scaled(window.x1, whole.width),
-                scaled(window.y1, whole.height)};
+  const std::uint32_t reduction = view.scale_log2 - Log2(header.levels[level].px_per_sample);
+  const bool ycbcr = header.color_transform == container::ColorTransform::kYCbCr;
+  const std::uint32_t channels = header.layout.channels;
+  const auto store = [&](std::uint32_t x, std::uint32_t width, std::uint32_t y, const float* const* rows) {
+    const std::size_t offset = std::size_t{x - target_rect.x} * channels;
+    if (header.layout.sample_type == pixels::SampleType::kU8) {
+      transform::StoreRow(rows, channels, ycbcr, width, target.RowU8(y - target_rect.y).data() + offset);
+    } else {
+      transform::StoreRow(rows, channels, ycbcr, width, target.RowU16(y - target_rect.y).data() + offset);
     }
-    std::vector<Plane> planes = renderer.Samples(level, reduction, window);
-    if (box > 0) {
-      for (Plane& plane : planes) plane = BoxReduce(plane, box);
-    }
-    if (header.color_transform == container::ColorTransform::kYCbCr) {
-      transform::YCbCrToRgb(planes[0].samples.data(), planes[1].samples.data(), planes[2].samples.data(),
-                            planes[0].samples.size());
-    }
-    const float mid = codec::MidSample(header.layout.sample_type);
-    const float largest = pixels::MaxSample(header.layout.sample_type);
-    for (std::uint32_t row = y; row < y1; ++row) {
-      const std::size_t offset = std::size_t{rect.x - target_rect.x} * header.layout.channels;
-      if (header.layout.sample_type == pixels::SampleType::kU8) {
-        Store(planes, mid, largest, row - y, target.RowU8(row - target_rect.y).data() + offset);
-      } else {
-        Store(planes, mid, largest, row - y, target.RowU16(row - target_rect.y).data() + offset);
-      }
-    }
+  };
+  Renderer renderer(decoder.state(), view.k, std::max(threads, 1u));
+  const Window window{rect.x, rect.y, rect.x + rect.width, rect.y + rect.height};
+  if (level + 1 < header.levels.size()) {
+    renderer.Stream(level, reduction, window, store);
+    return {};
+  }
+  // The top level, which is small: boxes of its samples.
+  const container::Level& whole = header.levels[level];
+  const auto scaled = [reduction](std::uint32_t value, std::uint32_t limit) {
+    return static_cast<std::uint32_t>(std::min<std::uint64_t>(std::uint64_t{value} << reduction, limit));
+  };
+  const Window samples{scaled(window.x0, whole.width), scaled(window.y0, whole.height), scaled(window.x1, whole.width),
+                       scaled(window.y1, whole.height)};
+  renderer.Prepare(level, samples);
+  std::vector<Plane> planes = renderer.Samples(level, 0, samples);
+  if (reduction > 0) {
+    for (Plane& plane : planes) plane = BoxReduce(plane, reduction);
+  }
+  std::vector<const float*> rows(channels);
+  for (std::uint32_t y = 0; y < rect.height; ++y) {
+    for (std::uint32_t c = 0; c < channels; ++c) rows[c] = planes[c].Row(y);
+    store(rect.x, rect.width, rect.y + y, rows.data());
   }
   return {};
 }
 
-Result<pixels::Picture> Render(const Decoder& decoder, const View& wanted) {
+Result<pixels::Picture> Render(const Decoder& decoder, const View& wanted, unsigned threads) {
   const container::AssetHeader& header = decoder.header();
   const View view = Completed(header, wanted);
   HOLO_RETURN_IF_ERROR(CheckView(header, view));
@@ -299,7 +433,7 @@ Result<pixels::Picture> Render(const Decoder& decoder, const View& wanted) {
   layout.height = rect.height;
   HOLO_ASSIGN_OR_RETURN(pixels::Picture picture, pixels::Picture::Create(layout));
   picture.metadata() = header.metadata;
-  HOLO_RETURN_IF_ERROR(RenderInto(decoder, view, rect, picture));
+  HOLO_RETURN_IF_ERROR(RenderInto(decoder, view, rect, picture, threads));
   return picture;
 }
 

@@ -2,7 +2,10 @@
 // asked.
 //
 // Rendering is a projection of the coefficients that touch the region; nothing else of the picture is computed.
-// Deterministic: the same chunks and view give the same bytes on every machine.
+// Deterministic: the same chunks and view give the same bytes on every machine and with any number of threads.
+//
+// Tiles that are not decoded yet are decoded first. Rendering and decoding use up to `threads` threads, the caller's
+// among them; the decoder must not be used meanwhile.
 #pragma once
 
 #include <cstdint>
@@ -30,11 +33,11 @@ struct OutputRect {
 
 // kOutOfRange for a region outside the picture or a scale above kMaxScaleLog2. The output has the asset's channels and
 // sample type and its metadata.
-[[nodiscard]] Result<pixels::Picture> Render(const codec::Decoder& decoder, const View& view);
+[[nodiscard]] Result<pixels::Picture> Render(const codec::Decoder& decoder, const View& view, unsigned threads = 1);
 
 // Renders into part of an existing picture: `target` covers `target_region` at the same scale (as OutputRectOf says),
 // and only the pixels of view.region are overwritten. For incremental display.
 [[nodiscard]] Result<void> RenderInto(const codec::Decoder& decoder, const View& view, const OutputRect& target_rect,
-                                      pixels::Picture& target);
+                                      pixels::Picture& target, unsigned threads = 1);
 
 }  // namespace holo::render

@@ -1,167 +1,123 @@
 #include "common/transform/transform.h"
 
-#include <array>
-#include <cmath>
+#include <algorithm>
+
+#include "common/transform/plain.h"
 
 namespace holo::transform {
 namespace {
 
-constexpr std::size_t kMaxHalf = 4;
-constexpr double kLapScale = 1.38;  // s: what was measured best on photographs
+// V = J C2^T diag(s, 1, ...) C4 J from the DCTs of type II and IV, with s = 1.38: what was measured best on
+// photographs. As numbers, because sines differ between mathematical libraries; tests compute them again. A reduced
+// filter is V applied to pictures that were box-filtered: samples are repeated, filtered, and averaged.
+constexpr LapMatrix kForward8 = {4,
+                                 {{{-0.0832703456f, 0.317004253f, 0.127670431f, 0.126767345f},
+                                   {-0.272771788f, -0.113078034f, 0.266562989f, 0.106565081f},
+                                   {0.0739881733f, -0.184832051f, -0.0141259446f, 0.175539926f},
+                                   {-0.0275754679f, 0.0230353524f, -0.068753309f, 0.0481851408f}}}};
+constexpr LapMatrix kForward4 = {2, {{{0.0133533958f, 0.315465198f}, {-0.139928087f, 0.0860632479f}}}};
+constexpr std::array<LapMatrix, 3> kInverse8 = {{
+    {4,
+     {{{-0.105872103f, -0.295373545f, 0.0513864162f, -0.0501772251f},
+       {0.252639894f, -0.177442392f, -0.249196409f, -0.0413290063f},
+       {0.0313423604f, 0.170234919f, -0.110454015f, -0.165081379f},
+       {0.0131406393f, -0.00706162506f, 0.0619132198f, -0.0654415654f}}}},
+    {2, {{{-0.163024073f, -0.144658112f}, {0.103828147f, -0.13953187f}}}},
+    {1, {{{-0.171692954f}}}},
+}};
+constexpr std::array<LapMatrix, 2> kInverse4 = {{
+    {2, {{{-0.075316487f, -0.228597969f}, {0.101397164f, -0.128004786f}}}},
+    {1, {{{-0.165261039f}}}},
+}};
 
-// Across a border with samples a (before it, nearest first) and b (after it, nearest first) the filter keeps a + b and
-// replaces the difference d = a - b by V d, with V = J C2^T diag(s, 1, ...) C4 J from the DCTs of type II and IV.
-struct Matrix {
-  std::size_t half = 0;
-  std::array<std::array<float, kMaxHalf>, kMaxHalf> v{};
-};
+inline void FilterBorder(const LapMatrix& matrix, float* const* above, float* const* below, std::size_t at) {
+  float difference[4] = {};
+  for (std::size_t i = 0; i < matrix.half; ++i) difference[i] = above[i][at] - below[i][at];
+  for (std::size_t i = 0; i < matrix.half; ++i) {
+    float t = matrix.w[i][0] * difference[0];
+    for (std::size_t j = 1; j < matrix.half; ++j) t += matrix.w[i][j] * difference[j];
+    above[i][at] += t;
+    below[i][at] -= t;
+  }
+}
 
-using Square = std::array<std::array<double, kMaxHalf>, kMaxHalf>;
+// Across the vertical border in front of column x of one row.
+inline void FilterInRow(const LapMatrix& matrix, float* row, std::size_t x) {
+  float* before[4] = {};
+  float* after[4] = {};
+  for (std::size_t i = 0; i < matrix.half; ++i) {
+    before[i] = row + x - 1 - i;
+    after[i] = row + x + i;
+  }
+  FilterBorder(matrix, before, after, 0);
+}
 
-// V if `inverse` is false, V^-1 otherwise, for `half` samples on each side.
-Square MakeV(std::size_t half, bool inverse) {
-  const double pi = 3.14159265358979323846;
-  const auto n = static_cast<double>(half);
-  Square c2{};
-  Square c4{};
-  for (std::size_t k = 0; k < half; ++k) {
-    for (std::size_t j = 0; j < half; ++j) {
-      const double twice_j = 2.0 * static_cast<double>(j) + 1;
-      const auto kd = static_cast<double>(k);
-      c2[k][j] = std::sqrt((k == 0 ? 1.0 : 2.0) / n) * std::cos(pi * twice_j * kd / (2 * n));
-      c4[k][j] = std::sqrt(2.0 / n) * std::cos(pi * twice_j * (2 * kd + 1) / (4 * n));
+// Rounded down and clamped to the range.
+template <typename Sample>
+Sample ToSample(float value) {
+  constexpr float kLargest = static_cast<Sample>(-1);
+  return static_cast<Sample>(static_cast<std::int32_t>(std::min(std::max(value, 0.0f), kLargest)));
+}
+
+template <typename Sample>
+void StoreRowOf(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, Sample* out) {
+  constexpr float kOffset = kMidAndHalf<Sample>;
+  for (std::size_t x = 0; x < count; ++x, out += channels) {
+    std::uint32_t c = 0;
+    if (ycbcr) {
+      const float luma = rows[0][x] + kOffset;
+      const float cb = rows[1][x];
+      const float cr = rows[2][x];
+      out[0] = ToSample<Sample>(luma + kRedOfCr * cr);
+      out[1] = ToSample<Sample>(luma - kGreenOfCr * cr - kGreenOfCb * cb);
+      out[2] = ToSample<Sample>(luma + kBlueOfCb * cb);
+      c = 3;
     }
+    for (; c < channels; ++c) out[c] = ToSample<Sample>(rows[c][x] + kOffset);
   }
-  Square out{};
-  for (std::size_t i = 0; i < half; ++i) {
-    for (std::size_t j = 0; j < half; ++j) {
-      for (std::size_t k = 0; k < half; ++k) {
-        const double s = k == 0 ? kLapScale : 1.0;
-        out[i][j] +=
-            inverse ? c4[k][half - 1 - i] * c2[k][half - 1 - j] / s : c2[k][half - 1 - i] * c4[k][half - 1 - j] * s;
-      }
-    }
-  }
-  return out;
-}
-
-// `matrix` applied to pictures that were box-filtered by 2^reduction: samples are repeated, filtered, and averaged.
-Matrix Reduce(const Square& matrix, std::size_t half, std::uint32_t reduction) {
-  const std::size_t box = std::size_t{1} << reduction;
-  Matrix out;
-  out.half = half / box;
-  for (std::size_t row = 0; row < half; ++row) {
-    for (std::size_t column = 0; column < half; ++column) {
-      out.v[row / box][column / box] += static_cast<float>(matrix[row][column] / static_cast<double>(box));
-    }
-  }
-  return out;
-}
-
-struct Filters {
-  Matrix forward8 = Reduce(MakeV(4, false), 4, 0);
-  Matrix forward4 = Reduce(MakeV(2, false), 2, 0);
-  std::array<Matrix, 3> inverse8 = {Reduce(MakeV(4, true), 4, 0), Reduce(MakeV(4, true), 4, 1),
-                                    Reduce(MakeV(4, true), 4, 2)};
-  std::array<Matrix, 2> inverse4 = {Reduce(MakeV(2, true), 2, 0), Reduce(MakeV(2, true), 2, 1)};
-};
-
-const Filters& AllFilters() {
-  static const Filters filters;
-  return filters;
-}
-
-const Matrix* ForwardOf(std::uint32_t patch_px) {
-  if (patch_px == 8) return &AllFilters().forward8;
-  if (patch_px == 4) return &AllFilters().forward4;
-  return nullptr;
-}
-
-const Matrix* InverseOf(std::uint32_t patch_px, std::uint32_t reduction) {
-  const std::uint32_t original = patch_px << reduction;
-  if (original == 8 && reduction < 3) return &AllFilters().inverse8[reduction];
-  if (original == 4 && reduction < 2) return &AllFilters().inverse4[reduction];
-  return nullptr;
-}
-
-// Filters across one border: sample i before it is before(i)[at], sample i after it after(i)[at], nearest first.
-template <std::size_t kHalf>
-inline void FilterBorder(const Matrix& matrix, const std::array<float*, kHalf>& before,
-                         const std::array<float*, kHalf>& after, std::size_t at) {
-  std::array<float, kHalf> sum;
-  std::array<float, kHalf> difference;
-  for (std::size_t i = 0; i < kHalf; ++i) {
-    sum[i] = before[i][at] + after[i][at];
-    difference[i] = before[i][at] - after[i][at];
-  }
-  for (std::size_t i = 0; i < kHalf; ++i) {
-    float mixed = 0.0f;
-    for (std::size_t j = 0; j < kHalf; ++j) mixed += matrix.v[i][j] * difference[j];
-    before[i][at] = 0.5f * (sum[i] + mixed);
-    after[i][at] = 0.5f * (sum[i] - mixed);
-  }
-}
-
-template <std::size_t kHalf>
-void FilterColumns(const Matrix& matrix, Plane& plane, std::uint32_t patch_px) {
-  for (std::uint32_t y = 0; y < plane.height; ++y) {
-    float* row = plane.Row(y);
-    std::array<float*, kHalf> before;
-    std::array<float*, kHalf> after;
-    for (std::size_t i = 0; i < kHalf; ++i) {
-      before[i] = row + patch_px - 1 - i;
-      after[i] = row + patch_px + i;
-    }
-    for (std::size_t x = 0; x + patch_px + kHalf <= plane.width; x += patch_px) {
-      FilterBorder<kHalf>(matrix, before, after, x);
-    }
-  }
-}
-
-template <std::size_t kHalf>
-void FilterRows(const Matrix& matrix, Plane& plane, std::uint32_t patch_px, std::uint32_t first_border) {
-  for (std::uint32_t y = first_border; y + kHalf <= plane.height; y += patch_px) {
-    if (y < kHalf) continue;
-    std::array<float*, kHalf> before;
-    std::array<float*, kHalf> after;
-    for (std::uint32_t i = 0; i < kHalf; ++i) {
-      before[i] = plane.Row(y - 1 - i);
-      after[i] = plane.Row(y + i);
-    }
-    for (std::size_t x = 0; x < plane.width; ++x) FilterBorder<kHalf>(matrix, before, after, x);
-  }
-}
-
-void AllColumns(const Matrix* matrix, Plane& plane, std::uint32_t patch_px) {
-  if (matrix == nullptr) return;
-  if (matrix->half == 4) return FilterColumns<4>(*matrix, plane, patch_px);
-  if (matrix->half == 2) return FilterColumns<2>(*matrix, plane, patch_px);
-  FilterColumns<1>(*matrix, plane, patch_px);
-}
-
-void AllRows(const Matrix* matrix, Plane& plane, std::uint32_t patch_px, std::uint32_t first_border) {
-  if (matrix == nullptr) return;
-  if (matrix->half == 4) return FilterRows<4>(*matrix, plane, patch_px, first_border);
-  if (matrix->half == 2) return FilterRows<2>(*matrix, plane, patch_px, first_border);
-  FilterRows<1>(*matrix, plane, patch_px, first_border);
 }
 
 }  // namespace
 
-void LapColumnsForward(Plane& plane, std::uint32_t patch_px) {
-  AllColumns(ForwardOf(patch_px), plane, patch_px);
+const LapMatrix* LapForward(std::uint32_t patch_px) {
+  return patch_px == 8 ? &kForward8 : patch_px == 4 ? &kForward4 : nullptr;
 }
 
-void LapColumnsInverse(Plane& plane, std::uint32_t patch_px, std::uint32_t reduction) {
-  AllColumns(InverseOf(patch_px, reduction), plane, patch_px);
+const LapMatrix* LapInverse(std::uint32_t patch_px, std::uint32_t reduction) {
+  const std::uint32_t original = patch_px << reduction;
+  if (original == 8 && reduction < kInverse8.size()) return &kInverse8[reduction];
+  if (original == 4 && reduction < kInverse4.size()) return &kInverse4[reduction];
+  return nullptr;
+}
+
+void LapColumnsForward(Plane& plane, std::uint32_t patch_px) {
+  const LapMatrix* matrix = LapForward(patch_px);
+  if (matrix == nullptr) return;
+  for (std::uint32_t y = 0; y < plane.height; ++y) {
+    for (std::size_t x = patch_px; x + matrix->half <= plane.width; x += patch_px) {
+      FilterInRow(*matrix, plane.Row(y), x);
+    }
+  }
 }
 
 void LapRowsForward(Plane& plane, std::uint32_t patch_px, std::uint32_t first_border) {
-  AllRows(ForwardOf(patch_px), plane, patch_px, first_border);
+  const LapMatrix* matrix = LapForward(patch_px);
+  if (matrix == nullptr) return;
+  for (std::uint32_t y = first_border; y + matrix->half <= plane.height; y += patch_px) {
+    if (y < matrix->half) continue;
+    float* above[4] = {};
+    float* below[4] = {};
+    for (std::uint32_t i = 0; i < matrix->half; ++i) {
+      above[i] = plane.Row(y - 1 - i);
+      below[i] = plane.Row(y + i);
+    }
+    FilterRows(*matrix, above, below, plane.width);
+  }
 }
 
-void LapRowsInverse(Plane& plane, std::uint32_t patch_px, std::uint32_t first_border, std::uint32_t reduction) {
-  AllRows(InverseOf(patch_px, reduction), plane, patch_px, first_border);
+void LapBorderInverse(std::uint32_t patch_px, std::uint32_t reduction, float* const* above, float* const* below,
+                      std::size_t count) {
+  if (const LapMatrix* matrix = LapInverse(patch_px, reduction)) FilterRows(*matrix, above, below, count);
 }
 
 void RgbToYCbCr(float* r, float* g, float* b, std::size_t count) {
@@ -175,42 +131,16 @@ void RgbToYCbCr(float* r, float* g, float* b, std::size_t count) {
   }
 }
 
-void YCbCrToRgb(float* y, float* cb, float* cr, std::size_t count) {
-  for (std::size_t i = 0; i < count; ++i) {
-    const float luma = y[i];
-    const float red = luma + 1.402f * cr[i];
-    const float blue = luma + 1.772f * cb[i];
-    const float green = luma - (0.299f * 1.402f / 0.587f) * cr[i] - (0.114f * 1.772f / 0.587f) * cb[i];
-    y[i] = red;
-    cb[i] = green;
-    cr[i] = blue;
-  }
-}
-
-float GatherPatch(const Plane& plane, std::uint32_t x, std::uint32_t y, std::uint32_t patch_px, float* patch) {
-  float sum = 0.0f;
-  float* out = patch;
-  for (std::uint32_t row = 0; row < patch_px; ++row) {
-    const float* from = plane.Row(y + row) + x;
-    for (std::uint32_t column = 0; column < patch_px; ++column) {
-      sum += from[column];
-      *out++ = from[column];
-    }
-  }
-  const float mean = sum / static_cast<float>(patch_px * patch_px);
-  for (float* sample = patch; sample != out; ++sample) *sample -= mean;
-  return mean;
-}
-
 Kernel MakeKernel(std::uint32_t count, std::uint32_t channels, std::uint32_t patch_px, std::span<const float> rows) {
   Kernel kernel;
   kernel.count = count;
   kernel.channels = channels;
   kernel.patch_px = patch_px;
+  kernel.stride = (std::size_t{count} + 15) / 16 * 16;
   const std::size_t dimension = std::size_t{patch_px} * patch_px * channels;
-  kernel.analysis.resize(dimension * count);
+  kernel.analysis.resize(dimension * kernel.stride);
   for (std::size_t k = 0; k < count; ++k) {
-    for (std::size_t d = 0; d < dimension; ++d) kernel.analysis[d * count + k] = rows[k * dimension + d];
+    for (std::size_t d = 0; d < dimension; ++d) kernel.analysis[d * kernel.stride + k] = rows[k * dimension + d];
   }
   for (std::uint32_t reduction = 0; reduction < 3 && (patch_px >> reduction) >= 1; ++reduction) {
     const std::size_t reduced_px = patch_px >> reduction;
@@ -222,7 +152,7 @@ Kernel MakeKernel(std::uint32_t count, std::uint32_t channels, std::uint32_t pat
       for (std::size_t c = 0; c < channels; ++c) {
         for (std::size_t y = 0; y < patch_px; ++y) {
           for (std::size_t x = 0; x < patch_px; ++x) {
-            out[((k * channels + c) * reduced_px + y / box) * reduced_px + x / box] +=
+            out[((k * channels + c) * reduced_px + x / box) * reduced_px + y / box] +=
                 scale * rows[k * dimension + (c * patch_px + y) * patch_px + x];
           }
         }
@@ -232,15 +162,74 @@ Kernel MakeKernel(std::uint32_t count, std::uint32_t channels, std::uint32_t pat
   return kernel;
 }
 
+namespace plain {
+
+void FilterRows(const LapMatrix& matrix, float* const* above, float* const* below, std::size_t count) {
+  for (std::size_t x = 0; x < count; ++x) FilterBorder(matrix, above, below, x);
+}
+
+float GatherPatch(const Plane& plane, std::uint32_t x, std::uint32_t y, std::uint32_t patch_px, float* patch) {
+  // Columns first, then their sums by halves: (0 + 4) + (2 + 6), (1 + 5) + (3 + 7).
+  float sums[8] = {};
+  float* out = patch;
+  for (std::uint32_t row = 0; row < patch_px; ++row) {
+    const float* from = plane.Row(y + row) + x;
+    for (std::uint32_t column = 0; column < patch_px; ++column) {
+      sums[column] = row == 0 ? from[column] : sums[column] + from[column];
+      *out++ = from[column];
+    }
+  }
+  for (std::uint32_t width = patch_px / 2; width > 0; width /= 2) {
+    for (std::uint32_t column = 0; column < width; ++column) sums[column] += sums[column + width];
+  }
+  const float mean = sums[0] / static_cast<float>(patch_px * patch_px);
+  for (float* sample = patch; sample != out; ++sample) *sample -= mean;
+  return mean;
+}
+
 void Project(const Kernel& kernel, const float* patch, float* coefficients) {
   const std::size_t dimension = std::size_t{kernel.patch_px} * kernel.patch_px * kernel.channels;
   const std::size_t count = kernel.count;
-  for (std::size_t k = 0; k < count; ++k) coefficients[k] = 0.0f;
+  std::fill_n(coefficients, count, 0.0f);
   const float* column = kernel.analysis.data();
-  for (std::size_t d = 0; d < dimension; ++d, column += count) {
+  for (std::size_t d = 0; d < dimension; ++d, column += kernel.stride) {
     const float sample = patch[d];
     for (std::size_t k = 0; k < count; ++k) coefficients[k] += sample * column[k];
   }
 }
 
+void SynthesiseStrip(const StripShape& shape, const PatchSum* patches, float* /*scratch*/, float* out,
+                     std::size_t out_stride) {
+  const std::size_t px = shape.patch_px;
+  for (std::size_t row = 0; row < kStripRows / px; ++row) {
+    for (std::size_t column = 0; column < shape.columns; ++column) {
+      const PatchSum& patch = patches[row * shape.columns + column];
+      float sum[64];
+      std::fill_n(sum, px * px, patch.mean);
+      for (const Coefficient* c = patch.first; c != patch.last; ++c) {
+        const float* from = patch.rows + c->k * shape.row_stride;
+        for (std::size_t d = 0; d < px * px; ++d) sum[d] += c->value * from[d];
+      }
+      for (std::size_t y = 0; y < px; ++y) {
+        float* to = out + (row * px + y) * out_stride + column * px;
+        for (std::size_t x = 0; x < px; ++x) to[x] = sum[x * px + y];
+      }
+    }
+  }
+  const LapMatrix* matrix = LapInverse(shape.patch_px, shape.reduction);
+  if (matrix == nullptr) return;
+  for (std::size_t y = 0; y < kStripRows; ++y) {
+    for (std::size_t x = px; x < shape.width(); x += px) FilterInRow(*matrix, out + y * out_stride, x);
+  }
+}
+
+void StoreRow(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint8_t* out) {
+  StoreRowOf(rows, channels, ycbcr, count, out);
+}
+
+void StoreRow(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint16_t* out) {
+  StoreRowOf(rows, channels, ycbcr, count, out);
+}
+
+}  // namespace plain
 }  // namespace holo::transform

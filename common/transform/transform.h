@@ -6,7 +6,8 @@
 // basis functions overlap and no block edges appear. Applied separably, and undone exactly by the inverse.
 //
 // All functions are pure and thread-safe. Float arithmetic is plain multiply and add in a fixed order (no fused
-// multiply-add), so every machine computes the same bits.
+// multiply-add), and nothing here calls the mathematical library: every machine computes the same bits, whichever
+// instructions it has. plain.h holds the reference that says in which order.
 #pragma once
 
 #include <cstddef>
@@ -29,32 +30,31 @@ struct Plane {
 };
 
 // Mixes samples across vertical patch borders (between columns) of every row of `plane`: at x = patch_px, 2 * patch_px,
-// ... below the width. patch_px is 8 or 4; going back it may be that size divided by 2^reduction, for a plane that was
-// rendered smaller. A patch size without a filter is left alone.
+// ... below the width. patch_px is 8 or 4.
 void LapColumnsForward(Plane& plane, std::uint32_t patch_px);
-void LapColumnsInverse(Plane& plane, std::uint32_t patch_px, std::uint32_t reduction);
 
 // The same across horizontal borders (between rows), at y = first_border, first_border + patch_px, ... while half a
 // patch lies on both sides inside the plane.
 void LapRowsForward(Plane& plane, std::uint32_t patch_px, std::uint32_t first_border);
-void LapRowsInverse(Plane& plane, std::uint32_t patch_px, std::uint32_t first_border, std::uint32_t reduction);
 
 // Full-range YCbCr of ITU-R BT.601 (as in JFIF, without offsets), in place over `count` samples.
+// StoreRow goes back.
 void RgbToYCbCr(float* r, float* g, float* b, std::size_t count);
-void YCbCrToRgb(float* y, float* cb, float* cr, std::size_t count);
 
 // Copies the patch whose first sample is (x, y) to patch[patch_px * patch_px], row by row, without its mean, which is
-// returned.
+// returned. patch_px is 8 or 4.
 float GatherPatch(const Plane& plane, std::uint32_t x, std::uint32_t y, std::uint32_t patch_px, float* patch);
 
 // Basis rows arranged for projection and rendering.
-//   analysis  [dimension, count]: coefficient k of a patch p is sum_d p[d] * analysis[d, k]
-//   synthesis [count, reduced dimension]: rows, box-filtered by 2^reduction in x and y
-// A patch is [channel][row][column].
+//   analysis  [dimension, stride]: coefficient k of a patch p is sum_d p[d] * analysis[d, k]; a patch is
+//             [channel][row][column]; columns from `count` to `stride` are zero
+//   synthesis [count, reduced dimension]: the rows, box-filtered by 2^reduction in x and y, as [channel][column][row]:
+//             column by column, as SynthesiseStrip takes them
 struct Kernel {
   std::uint32_t count = 0;
   std::uint32_t channels = 0;
   std::uint32_t patch_px = 0;  // before reduction
+  std::size_t stride = 0;      // `count` rounded up to a multiple of 16
   std::vector<float> analysis;
   std::vector<float> synthesis[3];  // indexed by reduction 0..2; empty where 2^reduction > patch_px
 };
@@ -63,12 +63,51 @@ struct Kernel {
 [[nodiscard]] Kernel MakeKernel(std::uint32_t count, std::uint32_t channels, std::uint32_t patch_px,
                                 std::span<const float> rows);
 
-// coefficients[count] = patch[dimension] projected on the rows. The reference; plain loops.
+// coefficients[count] = patch[dimension] projected on the rows, summed over the patch's samples in their order.
 void Project(const Kernel& kernel, const float* patch, float* coefficients);
 
-// out[dimension] += value * row[dimension].
-inline void AddRow(const float* row, float value, float* out, std::size_t dimension) {
-  for (std::size_t d = 0; d < dimension; ++d) out[d] += value * row[d];
-}
+// A coefficient that is not zero.
+struct Coefficient {
+  std::uint32_t k = 0;
+  float value = 0;  // in sample units
+};
+
+// One channel of a patch: mean + sum of value * rows[k], added in the order of the list.
+struct PatchSum {
+  const Coefficient* first = nullptr;
+  const Coefficient* last = nullptr;  // behind the last one
+  const float* rows = nullptr;        // the channel's part of row 0 of Kernel::synthesis
+  float mean = 0;
+};
+
+// A strip is eight rows of samples of one plane: 8 / patch_px rows of patches, one above the other.
+inline constexpr std::uint32_t kStripRows = 8;
+
+struct StripShape {
+  std::uint32_t columns = 0;    // patches side by side
+  std::uint32_t patch_px = 8;   // after reduction: 8, 4 or 2
+  std::uint32_t reduction = 0;  // patch_px is 8 or 4, divided by 2^reduction
+  std::size_t row_stride = 0;   // floats from one of PatchSum::rows to the next
+
+  [[nodiscard]] std::uint32_t width() const { return columns * patch_px; }
+  // Buffers hold whole eights of samples; those behind width() are undefined.
+  [[nodiscard]] std::uint32_t padded_width() const { return (width() + 7) / 8 * 8; }
+};
+
+// Computes the samples of a strip and undoes the lapped filter across its vertical borders. `patches` is
+// [8 / patch_px][columns]; `scratch` is [padded_width * 8], aligned to 64 bytes; row y begins at
+// out + y * out_stride, out_stride >= padded_width.
+void SynthesiseStrip(const StripShape& shape, const PatchSum* patches, float* scratch, float* out,
+                     std::size_t out_stride);
+
+// Undoes the lapped filter across one horizontal border: patch_px / 2 rows above and below it, nearest first, `count`
+// samples each. patch_px is after `reduction`.
+void LapBorderInverse(std::uint32_t patch_px, std::uint32_t reduction, float* const* above, float* const* below,
+                      std::size_t count);
+
+// Interleaves rows[channels], `count` samples each, as integers: half the range is added, then rounded and clamped to
+// it. If `ycbcr`, the first three channels are converted to R, G, B.
+void StoreRow(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint8_t* out);
+void StoreRow(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint16_t* out);
 
 }  // namespace holo::transform

@@ -27,12 +27,12 @@ Picture Scene(std::uint32_t width, std::uint32_t height) {
   return picture;
 }
 
-codec::Decoder DecoderOf(const Picture& picture, float quality) {
+codec::Decoder DecoderOf(const Picture& picture, float quality, codec::Decoder::Options limits = {}) {
   codec::EncodeOptions options;
   options.quality = quality;
   const auto file = codec::Encode(picture, options).value().file;
   const auto reader = container::AssetReader::Open(std::make_shared<container::MemorySource>(file)).value();
-  auto decoder = codec::Decoder::Create(reader.header(), basis::FindBuiltIn).value();
+  auto decoder = codec::Decoder::Create(reader.header(), basis::FindBuiltIn, limits).value();
   for (const auto& chunk : reader.chunks()) {
     REQUIRE(decoder.AddChunk(chunk.id, reader.ReadChunk(chunk).value()).has_value());
   }
@@ -77,6 +77,22 @@ TEST_CASE("any region is the same pixels as that part of the whole, at every sca
       const Picture part = Render(decoder, view).value();
       const Picture expected = whole.Crop({rect.x, rect.y, rect.width, rect.height}).value();
       CHECK(std::ranges::equal(part.bytes(), expected.bytes()));
+    }
+  }
+}
+
+TEST_CASE("threads and little memory do not change a picture") {
+  const Picture original = Scene(1201, 700);
+  const codec::Decoder decoder = DecoderOf(original, 80);
+  for (std::uint32_t scale = 0; scale < 6; ++scale) {
+    CAPTURE(scale);
+    const View view{{3, 9, 1190, 688}, scale, 0};
+    const Picture expected = Render(decoder, view).value();
+    const codec::Decoder forgetful = DecoderOf(original, 80, {1});
+    for (const unsigned threads : {0u, 2u, 3u, 16u}) {
+      CAPTURE(threads);
+      CHECK(std::ranges::equal(Render(decoder, view, threads).value().bytes(), expected.bytes()));
+      CHECK(std::ranges::equal(Render(forgetful, view, threads).value().bytes(), expected.bytes()));
     }
   }
 }

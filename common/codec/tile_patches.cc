@@ -1,0 +1,59 @@
+#include "common/codec/tile_patches.h"
+
+namespace holo::codec {
+
+std::size_t TilePatches::memory_bytes() const {
+  std::size_t bytes = sizeof(TilePatches);
+  for (const Group& group : groups) {
+    bytes += sizeof(Group) + group.begin.size() * sizeof(std::uint32_t) +
+             group.coefficients.size() * sizeof(transform::Coefficient);
+  }
+  return bytes;
+}
+
+TilePatches MakePatches(const container::AssetHeader& header, const AssetLayout& layout, const container::Level& level,
+                        const TileShape& shape, const TileState& tile) {
+  TilePatches out;
+  out.shape = shape;
+  const std::size_t patches = std::size_t{shape.columns} * shape.rows;
+  for (std::size_t g = 0; g < layout.groups.size(); ++g) {
+    const GroupLayout& group = layout.groups[g];
+    const std::vector<float> steps =
+        level.patch_px == 1 ? std::vector<float>(group.group.channel_count, StepOf(header, group.group, level))
+                            : StepsOf(header, group, level);
+    std::vector<const Band*> bands;
+    for (const Band& band : tile.bands) {
+      if (band.shape.group == g && band.started) bands.push_back(&band);
+    }
+    // Room for every coefficient of a row of patches; most are zero.
+    std::vector<transform::Coefficient> row(steps.size() * shape.columns);
+    TilePatches::Group& to = out.groups.emplace_back();
+    to.begin.reserve(patches + 1);
+    to.begin.push_back(0);
+    for (std::uint32_t y = 0; y < shape.rows; ++y) {
+      std::size_t found = 0;
+      for (std::uint32_t x = 0; x < shape.columns; ++x) {
+        const std::size_t cell = tile.CellOf(x, y);
+        const std::size_t patch = std::size_t{y} * shape.columns + x;
+        for (const Band* band : bands) {
+          if (band->active[cell] == 0) continue;
+          const int plane = patch < band->ahead ? band->plane - 1 : band->plane;
+          const std::uint32_t count = band->shape.count;
+          const std::uint32_t* values = band->values.data() + cell * count;
+          for (std::uint32_t i = 0; i < count; ++i) {
+            const std::uint32_t k = band->shape.first_k + i;
+            // Written always and kept if it is not zero: which ones are cannot be foreseen.
+            row[found] = {k, steps[k] * Dequantise(values[i], plane)};
+            found += values[i] >= 2 ? 1 : 0;
+          }
+        }
+        to.begin.push_back(static_cast<std::uint32_t>(to.coefficients.size() + found));
+      }
+      to.coefficients.insert(to.coefficients.end(), row.data(), row.data() + found);
+    }
+    to.coefficients.shrink_to_fit();
+  }
+  return out;
+}
+
+}  // namespace holo::codec

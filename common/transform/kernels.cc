@@ -1,0 +1,441 @@
+// The functions of transform.h with vector instructions (Google Highway), compiled once for each target and chosen when
+// the program runs. Every sample is computed by the operations of plain.h in their order. With HOLO_PLAIN_KERNELS the
+// plain functions are all there is.
+#include "common/transform/plain.h"
+
+#ifdef HOLO_PLAIN_KERNELS
+
+namespace holo::transform {
+
+void FilterRows(const LapMatrix& matrix, float* const* above, float* const* below, std::size_t count) {
+  plain::FilterRows(matrix, above, below, count);
+}
+float GatherPatch(const Plane& plane, std::uint32_t x, std::uint32_t y, std::uint32_t patch_px, float* patch) {
+  return plain::GatherPatch(plane, x, y, patch_px, patch);
+}
+void Project(const Kernel& kernel, const float* patch, float* coefficients) {
+  plain::Project(kernel, patch, coefficients);
+}
+void SynthesiseStrip(const StripShape& shape, const PatchSum* patches, float* scratch, float* out,
+                     std::size_t out_stride) {
+  plain::SynthesiseStrip(shape, patches, scratch, out, out_stride);
+}
+void StoreRow(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint8_t* out) {
+  plain::StoreRow(rows, channels, ycbcr, count, out);
+}
+void StoreRow(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint16_t* out) {
+  plain::StoreRow(rows, channels, ycbcr, count, out);
+}
+
+}  // namespace holo::transform
+
+#else
+
+// Vectors whose length is unknown when compiling do not fit registers that hold a patch.
+#define HWY_DISABLED_TARGETS (HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "common/transform/kernels.cc"
+#include "hwy/foreach_target.h"  // includes this file again for each target
+// must come after it
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace holo::transform {
+namespace HWY_NAMESPACE {
+namespace {
+
+#if HWY_TARGET == HWY_SCALAR
+
+void Filter(const LapMatrix& matrix, float* const* above, float* const* below, std::size_t count) {
+  plain::FilterRows(matrix, above, below, count);
+}
+void Strip(const StripShape& shape, const PatchSum* patches, float* scratch, float* out, std::size_t out_stride) {
+  plain::SynthesiseStrip(shape, patches, scratch, out, out_stride);
+}
+float Gather(const Plane& plane, std::uint32_t x, std::uint32_t y, std::uint32_t patch_px, float* patch) {
+  return plain::GatherPatch(plane, x, y, patch_px, patch);
+}
+void ProjectPatch(const Kernel& kernel, const float* patch, float* coefficients) {
+  plain::Project(kernel, patch, coefficients);
+}
+void StoreRow8(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint8_t* out) {
+  plain::StoreRow(rows, channels, ycbcr, count, out);
+}
+void StoreRow16(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint16_t* out) {
+  plain::StoreRow(rows, channels, ycbcr, count, out);
+}
+
+#else
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+using Row = hn::CappedTag<float, 8>;  // four or eight samples
+constexpr std::size_t kLanes = HWY_MIN(8, HWY_MAX_BYTES / sizeof(float));
+constexpr std::size_t kRowVectors = kStripRows / kLanes;  // vectors that hold one column of a strip
+static_assert(kLanes == 4 || kLanes == 8);
+
+using RowVector = hn::Vec<Row>;
+
+// Filters `kHalf` pairs of vectors across a border, nearest first.
+template <std::size_t kHalf, class Tag>
+HWY_INLINE void FilterVectors(Tag tag, const LapMatrix& matrix, hn::Vec<Tag>* above, hn::Vec<Tag>* below) {
+  hn::Vec<Tag> difference[kHalf];
+  for (std::size_t i = 0; i < kHalf; ++i) difference[i] = hn::Sub(above[i], below[i]);
+  for (std::size_t i = 0; i < kHalf; ++i) {
+    auto t = hn::Mul(hn::Set(tag, matrix.w[i][0]), difference[0]);
+    for (std::size_t j = 1; j < kHalf; ++j) {
+      t = hn::Add(t, hn::Mul(hn::Set(tag, matrix.w[i][j]), difference[j]));
+    }
+    above[i] = hn::Add(above[i], t);
+    below[i] = hn::Sub(below[i], t);
+  }
+}
+
+template <std::size_t kHalf, class Tag>
+HWY_INLINE void FilterAt(Tag tag, const LapMatrix& matrix, float* const* above, float* const* below, std::size_t at) {
+  hn::Vec<Tag> a[kHalf];
+  hn::Vec<Tag> b[kHalf];
+  for (std::size_t i = 0; i < kHalf; ++i) {
+    a[i] = hn::LoadU(tag, above[i] + at);
+    b[i] = hn::LoadU(tag, below[i] + at);
+  }
+  FilterVectors<kHalf>(tag, matrix, a, b);
+  for (std::size_t i = 0; i < kHalf; ++i) {
+    hn::StoreU(a[i], tag, above[i] + at);
+    hn::StoreU(b[i], tag, below[i] + at);
+  }
+}
+
+template <std::size_t kHalf>
+void FilterRowPairs(const LapMatrix& matrix, float* const* above, float* const* below, std::size_t count) {
+  const hn::ScalableTag<float> tag;
+  const hn::CappedTag<float, 1> one;
+  std::size_t x = 0;
+  for (; x + hn::Lanes(tag) <= count; x += hn::Lanes(tag)) FilterAt<kHalf>(tag, matrix, above, below, x);
+  for (; x < count; ++x) FilterAt<kHalf>(one, matrix, above, below, x);
+}
+
+void Filter(const LapMatrix& matrix, float* const* above, float* const* below, std::size_t count) {
+  if (matrix.half == 4) return FilterRowPairs<4>(matrix, above, below, count);
+  if (matrix.half == 2) return FilterRowPairs<2>(matrix, above, below, count);
+  FilterRowPairs<1>(matrix, above, below, count);
+}
+
+// Across the vertical border in front of a column of a strip that lies column by column, eight samples each.
+template <std::size_t kHalf>
+HWY_INLINE void FilterColumns(const LapMatrix& matrix, float* column) {
+  const Row tag;
+  for (std::size_t part = 0; part < kRowVectors; ++part, column += kLanes) {
+    RowVector before[kHalf];
+    RowVector after[kHalf];
+    for (std::size_t i = 0; i < kHalf; ++i) {
+      before[i] = hn::Load(tag, column - (i + 1) * kStripRows);
+      after[i] = hn::Load(tag, column + i * kStripRows);
+    }
+    FilterVectors<kHalf>(tag, matrix, before, after);
+    for (std::size_t i = 0; i < kHalf; ++i) {
+      hn::Store(before[i], tag, column - (i + 1) * kStripRows);
+      hn::Store(after[i], tag, column + i * kStripRows);
+    }
+  }
+}
+
+// to[0 .. kCount * lanes): the mean and the rows, `from` being that part of row 0.
+template <std::size_t kCount, class Tag>
+HWY_INLINE void AddRows(Tag tag, const PatchSum& patch, const float* from, std::size_t row_stride, float* to) {
+  // One by one: an array would not stay in registers.
+  const auto mean = hn::Set(tag, patch.mean);
+  auto s0 = mean, s1 = mean, s2 = mean, s3 = mean, s4 = mean, s5 = mean, s6 = mean, s7 = mean;
+  constexpr std::size_t kStep = hn::MaxLanes(tag);
+  for (const Coefficient* c = patch.first; c != patch.last; ++c) {
+    const auto value = hn::Set(tag, c->value);
+    const float* row = from + c->k * row_stride;
+    s0 = hn::Add(s0, hn::Mul(value, hn::LoadU(tag, row)));
+    if (kCount > 1) s1 = hn::Add(s1, hn::Mul(value, hn::LoadU(tag, row + kStep)));
+    if (kCount > 2) s2 = hn::Add(s2, hn::Mul(value, hn::LoadU(tag, row + 2 * kStep)));
+    if (kCount > 3) s3 = hn::Add(s3, hn::Mul(value, hn::LoadU(tag, row + 3 * kStep)));
+    if (kCount > 4) s4 = hn::Add(s4, hn::Mul(value, hn::LoadU(tag, row + 4 * kStep)));
+    if (kCount > 5) s5 = hn::Add(s5, hn::Mul(value, hn::LoadU(tag, row + 5 * kStep)));
+    if (kCount > 6) s6 = hn::Add(s6, hn::Mul(value, hn::LoadU(tag, row + 6 * kStep)));
+    if (kCount > 7) s7 = hn::Add(s7, hn::Mul(value, hn::LoadU(tag, row + 7 * kStep)));
+  }
+  hn::StoreU(s0, tag, to);
+  if (kCount > 1) hn::StoreU(s1, tag, to + kStep);
+  if (kCount > 2) hn::StoreU(s2, tag, to + 2 * kStep);
+  if (kCount > 3) hn::StoreU(s3, tag, to + 3 * kStep);
+  if (kCount > 4) hn::StoreU(s4, tag, to + 4 * kStep);
+  if (kCount > 5) hn::StoreU(s5, tag, to + 5 * kStep);
+  if (kCount > 6) hn::StoreU(s6, tag, to + 6 * kStep);
+  if (kCount > 7) hn::StoreU(s7, tag, to + 7 * kStep);
+}
+
+// One patch into a strip that lies column by column; `to` is the patch's first sample.
+template <std::size_t kPx>
+HWY_INLINE void SynthesisePatch(const PatchSum& patch, std::size_t row_stride, float* to) {
+  if constexpr (kPx == 8) {
+    const hn::CappedTag<float, 16> tag;
+    constexpr std::size_t kStep = hn::MaxLanes(tag);
+    constexpr std::size_t kCount = HWY_MIN(64 / kStep, 8);  // half a patch where vectors have four lanes
+    for (std::size_t d = 0; d < 64; d += kCount * kStep) {
+      AddRows<kCount>(tag, patch, patch.rows + d, row_stride, to + d);
+    }
+  } else {
+    const hn::CappedTag<float, 4> tag;
+    float samples[kPx * kPx];
+    AddRows<kPx * kPx / 4>(tag, patch, patch.rows, row_stride, samples);
+    for (std::size_t x = 0; x < kPx; ++x) {
+      for (std::size_t y = 0; y < kPx; ++y) to[x * kStripRows + y] = samples[x * kPx + y];
+    }
+  }
+}
+
+// Eight columns of eight samples to eight rows.
+HWY_INLINE void Transpose(const float* columns, float* out, std::size_t out_stride) {
+  const Row tag;
+  if constexpr (kLanes == 8) {
+    // Halves of a vector are transposed like vectors of four; c[i] is column i, l: of columns 0 to 3, r: 4 to 7.
+    const auto load = [&](std::size_t column) HWY_ATTR { return hn::Load(tag, columns + column * kStripRows); };
+    const auto quarter = [&](std::size_t first, RowVector* rows) HWY_ATTR {
+      const auto c0 = load(first), c1 = load(first + 1), c2 = load(first + 2), c3 = load(first + 3);
+      const auto even_low = hn::InterleaveLower(tag, c0, c2), odd_low = hn::InterleaveLower(tag, c1, c3);
+      const auto even_high = hn::InterleaveUpper(tag, c0, c2), odd_high = hn::InterleaveUpper(tag, c1, c3);
+      rows[0] = hn::InterleaveLower(tag, even_low, odd_low);
+      rows[1] = hn::InterleaveUpper(tag, even_low, odd_low);
+      rows[2] = hn::InterleaveLower(tag, even_high, odd_high);
+      rows[3] = hn::InterleaveUpper(tag, even_high, odd_high);
+    };
+    RowVector left[4];
+    RowVector right[4];
+    quarter(0, left);
+    quarter(4, right);
+    for (std::size_t i = 0; i < 4; ++i) {
+      hn::StoreU(hn::ConcatLowerLower(tag, right[i], left[i]), tag, out + i * out_stride);
+      hn::StoreU(hn::ConcatUpperUpper(tag, right[i], left[i]), tag, out + (i + 4) * out_stride);
+    }
+  } else {
+    for (std::size_t x = 0; x < 8; x += 4) {
+      for (std::size_t y = 0; y < 8; y += 4) {
+        const float* from = columns + x * kStripRows + y;
+        const auto c0 = hn::Load(tag, from), c1 = hn::Load(tag, from + kStripRows);
+        const auto c2 = hn::Load(tag, from + 2 * kStripRows), c3 = hn::Load(tag, from + 3 * kStripRows);
+        const auto even_low = hn::InterleaveLower(tag, c0, c2), odd_low = hn::InterleaveLower(tag, c1, c3);
+        const auto even_high = hn::InterleaveUpper(tag, c0, c2), odd_high = hn::InterleaveUpper(tag, c1, c3);
+        float* to = out + y * out_stride + x;
+        hn::StoreU(hn::InterleaveLower(tag, even_low, odd_low), tag, to);
+        hn::StoreU(hn::InterleaveUpper(tag, even_low, odd_low), tag, to + out_stride);
+        hn::StoreU(hn::InterleaveLower(tag, even_high, odd_high), tag, to + 2 * out_stride);
+        hn::StoreU(hn::InterleaveUpper(tag, even_high, odd_high), tag, to + 3 * out_stride);
+      }
+    }
+  }
+}
+
+template <std::size_t kPx, std::size_t kHalf>
+void StripOf(const StripShape& shape, const LapMatrix& matrix, const PatchSum* patches, float* scratch, float* out,
+             std::size_t out_stride) {
+  for (std::size_t column = 0; column < shape.columns; ++column) {
+    float* to = scratch + column * kPx * kStripRows;
+    for (std::size_t row = 0; row < kStripRows / kPx; ++row) {
+      SynthesisePatch<kPx>(patches[row * shape.columns + column], shape.row_stride, to + row * kPx);
+    }
+    if (column > 0) FilterColumns<kHalf>(matrix, to);
+  }
+  for (std::size_t x = 0; x < shape.padded_width(); x += 8) Transpose(scratch + x * kStripRows, out + x, out_stride);
+}
+
+void Strip(const StripShape& shape, const PatchSum* patches, float* scratch, float* out, std::size_t out_stride) {
+  const LapMatrix& matrix = *LapInverse(shape.patch_px, shape.reduction);
+  if (shape.patch_px == 8) return StripOf<8, 4>(shape, matrix, patches, scratch, out, out_stride);
+  if (shape.patch_px == 4) return StripOf<4, 2>(shape, matrix, patches, scratch, out, out_stride);
+  StripOf<2, 1>(shape, matrix, patches, scratch, out, out_stride);
+}
+
+float Gather(const Plane& plane, std::uint32_t x, std::uint32_t y, std::uint32_t patch_px, float* patch) {
+  // Of the columns' sums the second half is added to the first until one is left: with four lanes the first step is
+  // between vectors.
+  const hn::CappedTag<float, 4> tag;
+  const std::size_t parts = patch_px / 4;
+  auto sum_low = hn::Zero(tag);
+  auto sum_high = hn::Zero(tag);
+  for (std::uint32_t row = 0; row < patch_px; ++row) {
+    const float* from = plane.Row(y + row) + x;
+    const auto low = hn::LoadU(tag, from);
+    sum_low = row == 0 ? low : hn::Add(sum_low, low);
+    hn::StoreU(low, tag, patch + row * patch_px);
+    if (parts == 1) continue;
+    const auto high = hn::LoadU(tag, from + 4);
+    sum_high = row == 0 ? high : hn::Add(sum_high, high);
+    hn::StoreU(high, tag, patch + row * patch_px + 4);
+  }
+  const auto fours = parts == 1 ? sum_low : hn::Add(sum_low, sum_high);
+  const auto twos = hn::Add(fours, hn::Shuffle1032(fours));
+  const float sum = hn::GetLane(hn::Add(twos, hn::Shuffle2301(twos)));
+  const float mean = sum / static_cast<float>(patch_px * patch_px);
+  const auto means = hn::Set(tag, mean);
+  for (std::size_t d = 0; d < std::size_t{patch_px} * patch_px; d += 4) {
+    hn::StoreU(hn::Sub(hn::LoadU(tag, patch + d), means), tag, patch + d);
+  }
+  return mean;
+}
+
+// kCount vectors of coefficients, from column `from` of the first row of the matrix on.
+template <std::size_t kCount>
+HWY_INLINE void ProjectOn(const float* from, std::size_t stride, std::size_t dimension, const float* patch, float* to) {
+  const Row tag;
+  auto s0 = hn::Zero(tag);
+  auto s1 = s0, s2 = s0, s3 = s0, s4 = s0, s5 = s0, s6 = s0, s7 = s0;
+  for (std::size_t d = 0; d < dimension; ++d, from += stride) {
+    const auto sample = hn::Set(tag, patch[d]);
+    s0 = hn::Add(s0, hn::Mul(sample, hn::LoadU(tag, from)));
+    if (kCount > 1) s1 = hn::Add(s1, hn::Mul(sample, hn::LoadU(tag, from + kLanes)));
+    if (kCount > 2) s2 = hn::Add(s2, hn::Mul(sample, hn::LoadU(tag, from + 2 * kLanes)));
+    if (kCount > 3) s3 = hn::Add(s3, hn::Mul(sample, hn::LoadU(tag, from + 3 * kLanes)));
+    if (kCount > 4) s4 = hn::Add(s4, hn::Mul(sample, hn::LoadU(tag, from + 4 * kLanes)));
+    if (kCount > 5) s5 = hn::Add(s5, hn::Mul(sample, hn::LoadU(tag, from + 5 * kLanes)));
+    if (kCount > 6) s6 = hn::Add(s6, hn::Mul(sample, hn::LoadU(tag, from + 6 * kLanes)));
+    if (kCount > 7) s7 = hn::Add(s7, hn::Mul(sample, hn::LoadU(tag, from + 7 * kLanes)));
+  }
+  hn::StoreU(s0, tag, to);
+  if (kCount > 1) hn::StoreU(s1, tag, to + kLanes);
+  if (kCount > 2) hn::StoreU(s2, tag, to + 2 * kLanes);
+  if (kCount > 3) hn::StoreU(s3, tag, to + 3 * kLanes);
+  if (kCount > 4) hn::StoreU(s4, tag, to + 4 * kLanes);
+  if (kCount > 5) hn::StoreU(s5, tag, to + 5 * kLanes);
+  if (kCount > 6) hn::StoreU(s6, tag, to + 6 * kLanes);
+  if (kCount > 7) hn::StoreU(s7, tag, to + 7 * kLanes);
+}
+
+void ProjectPatch(const Kernel& kernel, const float* patch, float* coefficients) {
+  const std::size_t dimension = std::size_t{kernel.patch_px} * kernel.patch_px * kernel.channels;
+  constexpr std::size_t kBlock = 8 * kLanes;
+  constexpr std::size_t kSmall = 16;  // divides Kernel::stride
+  float padded[kBlock];
+  for (std::size_t k = 0; k < kernel.count;) {
+    const bool large = k + kBlock <= kernel.stride;
+    const std::size_t size = large ? kBlock : kSmall;
+    float* to = k + size <= kernel.count ? coefficients + k : padded;
+    if (large) {
+      ProjectOn<8>(kernel.analysis.data() + k, kernel.stride, dimension, patch, to);
+    } else {
+      ProjectOn<kSmall / kLanes>(kernel.analysis.data() + k, kernel.stride, dimension, patch, to);
+    }
+    for (std::size_t i = 0; to == padded && k + i < kernel.count && i < size; ++i) coefficients[k + i] = padded[i];
+    k += size;
+  }
+}
+
+// kLanes samples cut off to integers in the range of `Sample`.
+template <typename Sample, class Vector>
+HWY_INLINE auto Cut(Vector samples) {
+  const Row tag;
+  const hn::Rebind<std::int32_t, Row> integers;
+  const hn::Rebind<Sample, Row> small;
+  const auto largest = hn::Set(tag, static_cast<float>(static_cast<Sample>(-1)));
+  return hn::DemoteTo(small, hn::ConvertTo(integers, hn::Min(hn::Max(samples, hn::Zero(tag)), largest)));
+}
+
+template <typename Sample>
+void StoreRowOf(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, Sample* out) {
+  const Row tag;
+  const auto offset = hn::Set(tag, kMidAndHalf<Sample>);
+  // As many pixels as make vectors of 16 bytes.
+  constexpr std::size_t kPixels = 16 / sizeof(Sample);
+  constexpr std::size_t kParts = kPixels / kLanes;
+  const hn::FixedTag<Sample, kPixels> whole;
+  std::size_t x = 0;
+  if (channels == 1 || channels == 3 || channels == 4) {
+    using Whole = hn::Vec<decltype(whole)>;
+    const hn::Rebind<Sample, Row> part_tag;
+    using Part = hn::Vec<decltype(part_tag)>;
+    const auto join = [&](const Part* parts) HWY_ATTR -> Whole {
+      if constexpr (kParts == 1) {
+        return parts[0];
+      } else if constexpr (kParts == 2) {
+        return hn::Combine(whole, parts[1], parts[0]);
+      } else {
+        const hn::Half<decltype(whole)> half;
+        return hn::Combine(whole, hn::Combine(half, parts[3], parts[2]), hn::Combine(half, parts[1], parts[0]));
+      }
+    };
+    const auto load = [&](std::uint32_t c, std::size_t at) HWY_ATTR { return hn::LoadU(tag, rows[c] + at); };
+    for (; x + kPixels <= count; x += kPixels) {
+      Part parts[4][kParts];
+      for (std::size_t p = 0; p < kParts; ++p) {
+        const std::size_t at = x + p * kLanes;
+        if (ycbcr) {
+          const auto luma = hn::Add(load(0, at), offset);
+          const auto cb = load(1, at);
+          const auto cr = load(2, at);
+          const auto without_cr = hn::Sub(luma, hn::Mul(hn::Set(tag, kGreenOfCr), cr));
+          parts[0][p] = Cut<Sample>(hn::Add(luma, hn::Mul(hn::Set(tag, kRedOfCr), cr)));
+          parts[1][p] = Cut<Sample>(hn::Sub(without_cr, hn::Mul(hn::Set(tag, kGreenOfCb), cb)));
+          parts[2][p] = Cut<Sample>(hn::Add(luma, hn::Mul(hn::Set(tag, kBlueOfCb), cb)));
+          if (channels == 4) parts[3][p] = Cut<Sample>(hn::Add(load(3, at), offset));
+        } else {
+          for (std::uint32_t c = 0; c < channels; ++c) parts[c][p] = Cut<Sample>(hn::Add(load(c, at), offset));
+        }
+      }
+      Sample* to = out + x * channels;
+      if (channels == 1) {
+        hn::StoreU(join(parts[0]), whole, to);
+      } else if (channels == 3) {
+        hn::StoreInterleaved3(join(parts[0]), join(parts[1]), join(parts[2]), whole, to);
+      } else {
+        hn::StoreInterleaved4(join(parts[0]), join(parts[1]), join(parts[2]), join(parts[3]), whole, to);
+      }
+    }
+  }
+  if (x == count) return;
+  const float* rest[32];
+  for (std::uint32_t c = 0; c < channels; ++c) rest[c] = rows[c] + x;
+  plain::StoreRow(rest, channels, ycbcr, count - x, out + x * channels);
+}
+
+void StoreRow8(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint8_t* out) {
+  StoreRowOf(rows, channels, ycbcr, count, out);
+}
+void StoreRow16(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint16_t* out) {
+  StoreRowOf(rows, channels, ycbcr, count, out);
+}
+
+#endif  // HWY_TARGET == HWY_SCALAR
+
+}  // namespace
+}  // namespace HWY_NAMESPACE
+}  // namespace holo::transform
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace holo::transform {
+
+HWY_EXPORT(Filter);
+HWY_EXPORT(Strip);
+HWY_EXPORT(Gather);
+HWY_EXPORT(ProjectPatch);
+HWY_EXPORT(StoreRow8);
+HWY_EXPORT(StoreRow16);
+
+void FilterRows(const LapMatrix& matrix, float* const* above, float* const* below, std::size_t count) {
+  HWY_DYNAMIC_DISPATCH(Filter)(matrix, above, below, count);
+}
+float GatherPatch(const Plane& plane, std::uint32_t x, std::uint32_t y, std::uint32_t patch_px, float* patch) {
+  return HWY_DYNAMIC_DISPATCH(Gather)(plane, x, y, patch_px, patch);
+}
+void Project(const Kernel& kernel, const float* patch, float* coefficients) {
+  HWY_DYNAMIC_DISPATCH(ProjectPatch)(kernel, patch, coefficients);
+}
+void SynthesiseStrip(const StripShape& shape, const PatchSum* patches, float* scratch, float* out,
+                     std::size_t out_stride) {
+  HWY_DYNAMIC_DISPATCH(Strip)(shape, patches, scratch, out, out_stride);
+}
+void StoreRow(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint8_t* out) {
+  HWY_DYNAMIC_DISPATCH(StoreRow8)(rows, channels, ycbcr, count, out);
+}
+void StoreRow(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint16_t* out) {
+  HWY_DYNAMIC_DISPATCH(StoreRow16)(rows, channels, ycbcr, count, out);
+}
+
+}  // namespace holo::transform
+#endif  // HWY_ONCE
+
+#endif  // HOLO_PLAIN_KERNELS
