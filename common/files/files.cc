@@ -1,6 +1,7 @@
 #include "common/files/files.h"
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -81,6 +82,19 @@ Result<void> WriteTemporary(const std::filesystem::path& temporary, std::span<co
   // Network file systems report a full disk only here.
   if (Injected() || ::close(file.Release()) != 0) return tl::unexpected(FromErrno(errno, "close", path));
   return {};
+}
+
+// An existing regular file, opened for reading.
+Result<Descriptor> OpenRegular(const std::filesystem::path& path, struct stat& status) {
+  // Without O_NONBLOCK, opening a pipe that nobody writes to would hang.
+  Descriptor file(OpenRetrying(path.c_str(), O_RDONLY | O_NONBLOCK));
+  if (file.get() < 0) return tl::unexpected(FromErrno(errno, "open", path));
+  if (::fstat(file.get(), &status) != 0) return tl::unexpected(FromErrno(errno, "open", path));
+  if (!S_ISREG(status.st_mode)) {
+    return Fail(Code::kInvalidArgument, "open " + path.string() + ": expected a regular file, found " +
+                                            (S_ISDIR(status.st_mode) ? "a directory" : "a device, pipe or socket"));
+  }
+  return file;
 }
 
 }  // namespace
@@ -196,15 +210,8 @@ FileSource::FileSource(std::filesystem::path path, Descriptor descriptor, std::u
     : path_(std::move(path)), descriptor_(std::move(descriptor)), size_(size), modified_ns_(modified_ns) {}
 
 Result<std::shared_ptr<const FileSource>> FileSource::Open(const std::filesystem::path& path) {
-  // Without O_NONBLOCK, opening a pipe that nobody writes to would hang.
-  Descriptor file(OpenRetrying(path.c_str(), O_RDONLY | O_NONBLOCK));
-  if (file.get() < 0) return tl::unexpected(FromErrno(errno, "open", path));
   struct stat status {};
-  if (::fstat(file.get(), &status) != 0) return tl::unexpected(FromErrno(errno, "open", path));
-  if (!S_ISREG(status.st_mode)) {
-    return Fail(Code::kInvalidArgument, "open " + path.string() + ": expected a regular file, found " +
-                                            (S_ISDIR(status.st_mode) ? "a directory" : "a device, pipe or socket"));
-  }
+  HOLO_ASSIGN_OR_RETURN(Descriptor file, OpenRegular(path, status));
   const std::int64_t modified_ns = std::int64_t{status.st_mtim.tv_sec} * 1'000'000'000 + status.st_mtim.tv_nsec;
   return std::shared_ptr<const FileSource>(
       new FileSource(path, std::move(file), static_cast<std::uint64_t>(status.st_size), modified_ns));
@@ -230,6 +237,21 @@ Result<void> FileSource::ReadAt(std::uint64_t offset, std::span<std::uint8_t> ou
     out = out.subspan(static_cast<std::size_t>(got));
   }
   return {};
+}
+
+Result<std::shared_ptr<const MappedFile>> MappedFile::Open(const std::filesystem::path& path) {
+  struct stat status {};
+  HOLO_ASSIGN_OR_RETURN(const Descriptor file, OpenRegular(path, status));
+  const auto size = static_cast<std::size_t>(status.st_size);
+  // Nothing can be mapped of an empty file.
+  if (size == 0) return std::shared_ptr<const MappedFile>(new MappedFile({}));
+  void* mapped = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, file.get(), 0);
+  if (mapped == MAP_FAILED) return tl::unexpected(FromErrno(errno, "map", path));
+  return std::shared_ptr<const MappedFile>(new MappedFile({static_cast<const std::uint8_t*>(mapped), size}));
+}
+
+MappedFile::~MappedFile() {
+  if (!bytes_.empty()) ::munmap(const_cast<std::uint8_t*>(bytes_.data()), bytes_.size());
 }
 
 PrefixSource::PrefixSource(std::shared_ptr<const container::ByteSource> source, std::uint64_t limit)

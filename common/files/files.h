@@ -1,4 +1,4 @@
-// Whole files in and out, and random access to large ones, with errors that name the path.
+// Whole files in and out, random access to large ones, and mapped ones, with errors that name the path.
 //
 // Nothing here is cached or synchronised: any thread may call any function. Paths are used as given; messages quote
 // them. Writes are atomic: whoever looks sees the old file or the new one, never a part, also after a crash.
@@ -75,6 +75,27 @@ class FileSource final : public container::ByteSource {
   Descriptor descriptor_;
   std::uint64_t size_;
   std::int64_t modified_ns_;
+};
+
+// A file's bytes in memory, read by the system when they are first touched and shared between processes. For large
+// files that nobody changes in place: should somebody shorten the file, touching what is gone ends the process
+// (SIGBUS). A file replaced by rename keeps being seen in its old state.
+class MappedFile {
+ public:
+  // kNotFound, kPermissionDenied, ...; kInvalidArgument unless `path` is a regular file.
+  [[nodiscard]] static Result<std::shared_ptr<const MappedFile>> Open(const std::filesystem::path& path);
+
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+  ~MappedFile();
+
+  // Begins on a page; lives as long as this object.
+  [[nodiscard]] std::span<const std::uint8_t> bytes() const { return bytes_; }
+
+ private:
+  explicit MappedFile(std::span<const std::uint8_t> bytes) : bytes_(bytes) {}
+
+  std::span<const std::uint8_t> bytes_;
 };
 
 // The first `limit` bytes of another source: what somebody has who received no more.

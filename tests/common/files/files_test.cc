@@ -157,5 +157,18 @@ TEST_CASE("the cache folder follows the environment") {
   CHECK(UserCacheDir().error().code == Code::kFailedPrecondition);
 }
 
+TEST_CASE("a mapped file shows its bytes, also after it was replaced") {
+  const testing::TemporaryFolder folder;
+  REQUIRE(AtomicWrite(folder / "a", Bytes{1, 2, 3}).has_value());
+  REQUIRE(AtomicWrite(folder / "empty", Bytes{}).has_value());
+  const auto mapped = MappedFile::Open(folder / "a").value();
+  REQUIRE(AtomicWrite(folder / "a", Bytes{4, 5, 6, 7}).has_value());
+  CHECK(Bytes(mapped->bytes().begin(), mapped->bytes().end()) == Bytes{1, 2, 3});
+  CHECK(MappedFile::Open(folder / "empty").value()->bytes().empty());
+  CHECK(MappedFile::Open(folder / ".").error().code == Code::kInvalidArgument);
+  CHECK(MappedFile::Open("/dev/null").error().code == Code::kInvalidArgument);
+  CHECK(MappedFile::Open(folder / "none").error().code == Code::kNotFound);
+}
+
 }  // namespace
 }  // namespace holo::files
