@@ -1,0 +1,283 @@
+#include "common/language_model/compute/compute.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+
+#include "common/language_model/compute/plain.h"
+
+namespace holo::compute {
+namespace {
+
+// How long a thread looks for work before it sleeps: longer than the gaps between two steps of a layer.
+constexpr int kSpins = 2000;
+constexpr std::size_t kLargePageBytes = std::size_t{2} << 20;
+// What one task of Multiply reads: small enough to share out, large enough to be worth a fetch-and-add.
+constexpr std::size_t kTaskBytes = std::size_t{256} << 10;
+
+void Pause() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#endif
+}
+
+std::uint16_t ToBf16(float value) {
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  return static_cast<std::uint16_t>((bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16);
+}
+
+// Rounds each row to 12 bits around its largest magnitude.
+void RoundRows(const float* x, std::size_t rows, std::size_t inputs, Scratch& scratch) {
+  const std::size_t padded = RoundUp(inputs, 2);
+  scratch.rounded.resize(rows * padded);
+  scratch.scales.resize(rows);
+  for (std::size_t row = 0; row < rows; ++row) {
+    const float* from = x + row * inputs;
+    std::int16_t* to = scratch.rounded.data() + row * padded;
+    float largest = 0;
+    for (std::size_t i = 0; i < inputs; ++i) largest = std::max(largest, std::abs(from[i]));
+    const float inverse = largest > 0 ? kRoundedMax / largest : 0.0f;
+    scratch.scales[row] = largest / kRoundedMax;
+    for (std::size_t i = 0; i < inputs; ++i) {
+      // The bias by 2^23 * 1.5 rounds to nearest even, and unlike lrint it is done several values at a time.
+      const float shifted = from[i] * inverse + 12582912.0f;
+      to[i] =
+          static_cast<std::int16_t>(std::bit_cast<std::int32_t>(shifted) - std::bit_cast<std::int32_t>(12582912.0f));
+    }
+    for (std::size_t i = inputs; i < padded; ++i) to[i] = 0;
+  }
+}
+
+}  // namespace
+
+ThreadPool::ThreadPool(unsigned threads) {
+  for (unsigned i = 1; i < threads; ++i) workers_.emplace_back([this, i] { Worker(i); });
+}
+
+ThreadPool::~ThreadPool() {
+  ending_ = true;
+  ++signal_;
+  signal_.notify_all();
+  for (std::thread& worker : workers_) worker.join();
+}
+
+void ThreadPool::WorkOn(Job& job, unsigned worker) {
+  for (std::size_t i = job.next++; i < job.count; i = job.next++) job.call(job.context, i, worker);
+}
+
+void ThreadPool::Worker(unsigned index) {
+  std::uint32_t seen = 0;
+  while (true) {
+    for (int spin = 0; spin < kSpins && signal_ == seen; ++spin) Pause();
+    signal_.wait(seen);
+    seen = signal_;
+    if (ending_) return;
+    // Run() takes the job back and then waits for inside_ to be 0: whoever saw the job has been counted before.
+    ++inside_;
+    if (Job* job = job_; job != nullptr) WorkOn(*job, index);
+    --inside_;
+  }
+}
+
+void ThreadPool::Run(Job& job) {
+  if (workers_.empty() || job.count <= 1) return WorkOn(job, 0);
+  job_ = &job;
+  ++signal_;
+  signal_.notify_all();
+  WorkOn(job, 0);
+  job_ = nullptr;
+  // A worker is at most one task from the end.
+  for (int spin = 0; inside_ != 0; ++spin) {
+    if (spin < kSpins) {
+      Pause();
+    } else {
+      std::this_thread::yield();
+    }
+  }
+}
+
+AlignedBytes::AlignedBytes(std::size_t bytes) : size_(bytes) {
+  const bool large = bytes >= 4 * kLargePageBytes;
+  const std::size_t alignment = large ? kLargePageBytes : 64;
+  const std::size_t rounded = RoundUp(std::max<std::size_t>(bytes, 1), alignment);
+  auto* data = static_cast<std::uint8_t*>(std::aligned_alloc(alignment, rounded));
+  if (data == nullptr) std::abort();  // out of memory
+  if (large) ::madvise(data, rounded, MADV_HUGEPAGE);
+  std::memset(data, 0, bytes);
+  data_.reset(data);
+}
+
+void AlignedBytes::Free::operator()(std::uint8_t* data) const {
+  std::free(data);
+}
+
+std::string_view WeightTypeName(WeightType type) {
+  switch (type) {
+    case WeightType::kF32:
+      return "fp32";
+    case WeightType::kBf16:
+      return "bf16";
+    case WeightType::kInt8:
+      return "int8";
+  }
+  return "";
+}
+
+Result<WeightType> ParseWeightType(std::string_view name) {
+  for (const WeightType type : {WeightType::kF32, WeightType::kBf16, WeightType::kInt8}) {
+    if (name == WeightTypeName(type)) return type;
+  }
+  return Fail(Code::kInvalidArgument, "weight type: expected fp32, bf16 or int8, found \"" + std::string(name) + "\"");
+}
+
+std::size_t Matrix::panel_bytes() const {
+  switch (type_) {
+    case WeightType::kF32:
+      return inputs_ * kPanel * sizeof(float);
+    case WeightType::kBf16:
+      return inputs_ * kPanel * sizeof(std::uint16_t);
+    case WeightType::kInt8:
+      return RoundUp(inputs_, 2) * kPanel;
+  }
+  return 0;
+}
+
+std::size_t Matrix::bytes() const {
+  return panels_.size() + (scales_.size() + bias_.size()) * sizeof(float);
+}
+
+Matrix Matrix::Pack(WeightType type, std::size_t inputs, std::size_t outputs, std::span<const float> weights,
+                    std::span<const float> bias) {
+  return PackStrided(type, inputs, outputs, weights.data(), outputs, 1, bias);
+}
+
+Matrix Matrix::PackTransposed(WeightType type, std::size_t inputs, std::size_t outputs, std::span<const float> weights,
+                              std::span<const float> bias) {
+  return PackStrided(type, inputs, outputs, weights.data(), 1, inputs, bias);
+}
+
+Matrix Matrix::PackStrided(WeightType type, std::size_t inputs, std::size_t outputs, const float* weights,
+                           std::size_t input_stride, std::size_t output_stride, std::span<const float> bias) {
+  Matrix matrix;
+  matrix.type_ = type;
+  matrix.inputs_ = inputs;
+  matrix.outputs_ = outputs;
+  const std::size_t padded = RoundUp(outputs, kPanel);
+  matrix.panels_ = AlignedBytes(padded / kPanel * matrix.panel_bytes());
+  matrix.bias_.assign(padded, 0.0f);
+  std::copy(bias.begin(), bias.end(), matrix.bias_.begin());
+  if (type == WeightType::kInt8) matrix.scales_.assign(padded, 0.0f);
+  for (std::size_t output = 0; output < outputs; ++output) {
+    const float* from = weights + output * output_stride;
+    std::uint8_t* panel = matrix.panels_.as<std::uint8_t>() + output / kPanel * matrix.panel_bytes();
+    const std::size_t lane = output % kPanel;
+    switch (type) {
+      case WeightType::kF32:
+        for (std::size_t i = 0; i < inputs; ++i) {
+          reinterpret_cast<float*>(panel)[i * kPanel + lane] = from[i * input_stride];
+        }
+        break;
+      case WeightType::kBf16:
+        for (std::size_t i = 0; i < inputs; ++i) {
+          reinterpret_cast<std::uint16_t*>(panel)[i * kPanel + lane] = ToBf16(from[i * input_stride]);
+        }
+        break;
+      case WeightType::kInt8: {
+        float largest = 0;
+        for (std::size_t i = 0; i < inputs; ++i) largest = std::max(largest, std::abs(from[i * input_stride]));
+        const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
+        matrix.scales_[output] = largest / 127.0f;
+        for (std::size_t i = 0; i < inputs; ++i) {
+          reinterpret_cast<std::int8_t*>(panel)[(i / 2 * kPanel + lane) * 2 + i % 2] =
+              static_cast<std::int8_t>(std::lrint(from[i * input_stride] * inverse));
+        }
+        break;
+      }
+    }
+  }
+  return matrix;
+}
+
+void Matrix::CopyOutput(std::size_t output, std::span<float> out) const {
+  const std::uint8_t* panel = panels_.as<std::uint8_t>() + output / kPanel * panel_bytes();
+  const std::size_t lane = output % kPanel;
+  for (std::size_t i = 0; i < inputs_; ++i) {
+    switch (type_) {
+      case WeightType::kF32:
+        out[i] = reinterpret_cast<const float*>(panel)[i * kPanel + lane];
+        break;
+      case WeightType::kBf16:
+        out[i] =
+            std::bit_cast<float>(std::uint32_t{reinterpret_cast<const std::uint16_t*>(panel)[i * kPanel + lane]} << 16);
+        break;
+      case WeightType::kInt8:
+        out[i] = static_cast<float>(reinterpret_cast<const std::int8_t*>(panel)[(i / 2 * kPanel + lane) * 2 + i % 2]) *
+                 scales_[output];
+        break;
+    }
+  }
+}
+
+void Multiply(const Matrix& matrix, const float* x, std::size_t rows, float* y, Store store, Scratch& scratch,
+              ThreadPool& pool) {
+  if (rows == 0) return;
+  PanelJob job;
+  job.matrix = &matrix;
+  job.x = x;
+  job.x_stride = matrix.inputs();
+  job.rows = rows;
+  job.y = y;
+  job.y_stride = matrix.outputs();
+  job.store = store;
+  if (matrix.type() == WeightType::kInt8) {
+    RoundRows(x, rows, matrix.inputs(), scratch);
+    job.rounded = scratch.rounded.data();
+    job.row_scales = scratch.scales.data();
+  }
+  const std::size_t panels = RoundUp(matrix.outputs(), kPanel) / kPanel;
+  const std::size_t per_task = std::clamp<std::size_t>(kTaskBytes / matrix.panel_bytes(), 1, 64);
+  pool.ForEach((panels + per_task - 1) / per_task, [&](std::size_t task, unsigned) {
+    PanelJob part = job;
+    part.first = task * per_task;
+    part.last = std::min(panels, part.first + per_task);
+    MultiplyPanels(part);
+  });
+}
+
+void MultiplyRows(const Matrix& matrix, const float* x, std::size_t x_stride, std::size_t rows, float* y,
+                  std::size_t y_stride, Store store) {
+  PanelJob job;
+  job.matrix = &matrix;
+  job.x = x;
+  job.x_stride = x_stride;
+  job.rows = rows;
+  job.y = y;
+  job.y_stride = y_stride;
+  job.store = store;
+  job.last = RoundUp(matrix.outputs(), kPanel) / kPanel;
+  MultiplyPanels(job);
+}
+
+void NormaliseRow(const float* x, std::size_t width, float epsilon, const float* gain, const float* bias, float* out) {
+  // Four sums side by side, in double: one sum would wait for itself.
+  double sums[4] = {};
+  for (std::size_t i = 0; i < width; ++i) sums[i % 4] += x[i];
+  const double mean = (sums[0] + sums[1] + (sums[2] + sums[3])) / static_cast<double>(width);
+  double squares[4] = {};
+  for (std::size_t i = 0; i < width; ++i) {
+    const double difference = x[i] - mean;
+    squares[i % 4] += difference * difference;
+  }
+  const double variance = (squares[0] + squares[1] + (squares[2] + squares[3])) / static_cast<double>(width);
+  const auto centre = static_cast<float>(mean);
+  const auto scale = static_cast<float>(1 / std::sqrt(variance + epsilon));
+  for (std::size_t i = 0; i < width; ++i) out[i] = (x[i] - centre) * scale;
+  if (gain == nullptr) return;
+  for (std::size_t i = 0; i < width; ++i) out[i] = out[i] * gain[i] + bias[i];
+}
+
+}  // namespace holo::compute

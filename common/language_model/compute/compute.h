@@ -1,0 +1,202 @@
+// The arithmetic of a transformer: threads, packed weight matrices, and the kernels of a block.
+//
+// Every number that comes out depends on its own row alone: it is computed by the same operations in the same order
+// whatever other rows are in the call and however many threads there are. Sums over `inputs` are taken in order, each
+// output in its own lane, so the width of the vector registers does not matter either. This is what makes a text depend
+// on its seed and not on who else is being served.
+//
+// With HOLO_PLAIN_KERNELS the plain loops of plain.h are all there is; otherwise Google Highway's vectors, chosen when
+// the program runs. Single letters: none; shapes are written [rows, columns], row-major, float32 unless said otherwise.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+#include "common/status/status.h"
+
+namespace holo::compute {
+
+// Columns that a kernel computes together, on every machine.
+inline constexpr std::size_t kPanel = 16;
+// Tokens whose keys are attended to together.
+inline constexpr std::size_t kTileTokens = 32;
+
+[[nodiscard]] constexpr std::size_t RoundUp(std::size_t value, std::size_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+// A few threads that wait for work. One caller at a time; the caller works too, so that `threads` 1 makes none.
+class ThreadPool {
+ public:
+  explicit ThreadPool(unsigned threads);
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+  ~ThreadPool();
+
+  [[nodiscard]] unsigned threads() const { return static_cast<unsigned>(workers_.size()) + 1; }
+
+  // Runs work(i, worker) for i in 0..count-1, each once, in any order and on any thread, and returns when all are done.
+  // `worker` is below threads(), and no two tasks have the same one at a time: what it indexes needs no lock.
+  template <typename Work>
+  void ForEach(std::size_t count, const Work& work) {
+    Job job;
+    job.count = count;
+    job.context = &work;
+    job.call = [](const void* context, std::size_t i, unsigned worker) {
+      (*static_cast<const Work*>(context))(i, worker);
+    };
+    Run(job);
+  }
+
+ private:
+  struct Job {
+    std::atomic<std::size_t> next{0};
+    std::size_t count = 0;
+    const void* context = nullptr;
+    void (*call)(const void*, std::size_t, unsigned) = nullptr;
+  };
+  void Run(Job& job);
+  static void WorkOn(Job& job, unsigned worker);
+  void Worker(unsigned index);
+
+  std::vector<std::thread> workers_;
+  std::atomic<Job*> job_{nullptr};
+  std::atomic<unsigned> inside_{0};       // workers that may hold a pointer to a job
+  std::atomic<std::uint32_t> signal_{0};  // changes with every job, and when it is over
+  std::atomic<bool> ending_{false};
+};
+
+// Float32 at an address that is a multiple of 64, zero at first. Large ones lie in large pages where the system has
+// them.
+class AlignedBytes {
+ public:
+  AlignedBytes() = default;
+  explicit AlignedBytes(std::size_t bytes);
+
+  [[nodiscard]] std::size_t size() const { return size_; }
+  template <typename T>
+  [[nodiscard]] T* as() {
+    return reinterpret_cast<T*>(data_.get());
+  }
+  template <typename T>
+  [[nodiscard]] const T* as() const {
+    return reinterpret_cast<const T*>(data_.get());
+  }
+
+ private:
+  struct Free {
+    void operator()(std::uint8_t* data) const;
+  };
+  std::size_t size_ = 0;
+  std::unique_ptr<std::uint8_t, Free> data_;
+};
+
+enum class WeightType : std::uint8_t {
+  kF32,
+  kBf16,  // the upper half of a float32, rounded to nearest even
+  kInt8,  // one scale per output, -127..127; activations are rounded to 12 bits, sums are exact in int32
+};
+[[nodiscard]] std::string_view WeightTypeName(WeightType type);
+[[nodiscard]] Result<WeightType> ParseWeightType(std::string_view name);
+
+// The longest rows that int8 weights can have: 8192 products of 127 * 2047 fit in int32.
+inline constexpr std::size_t kMaxInt8Inputs = 8192;
+
+// Memory that kernels need between calls. Belongs to one caller of Multiply at a time; grows and stays.
+struct Scratch {
+  std::vector<std::int16_t> rounded;  // [rows, inputs rounded up to 2]
+  std::vector<float> scales;          // [rows]
+};
+
+// The weights of y = x W + b, packed in the order in which they are read. Constant after construction.
+class Matrix {
+ public:
+  Matrix() = default;
+  // `weights` is [inputs, outputs], as GPT-2 stores its matrices; `bias` is [outputs] or empty.
+  [[nodiscard]] static Matrix Pack(WeightType type, std::size_t inputs, std::size_t outputs,
+                                   std::span<const float> weights, std::span<const float> bias);
+  // `weights` is [outputs, inputs], as an embedding is stored.
+  [[nodiscard]] static Matrix PackTransposed(WeightType type, std::size_t inputs, std::size_t outputs,
+                                             std::span<const float> weights, std::span<const float> bias);
+
+  [[nodiscard]] std::size_t inputs() const { return inputs_; }
+  [[nodiscard]] std::size_t outputs() const { return outputs_; }
+  [[nodiscard]] WeightType type() const { return type_; }
+  // What Multiply reads: weights, scales and bias, with the padding of the last panel.
+  [[nodiscard]] std::size_t bytes() const;
+  // The weights of one output as float32: a row of an embedding. `out` has `inputs` values.
+  void CopyOutput(std::size_t output, std::span<float> out) const;
+
+  // Panel p holds outputs 16 p .. 16 p + 15: float or uint16 [inputs, 16], or int8 [inputs / 2, 16, 2].
+  [[nodiscard]] const AlignedBytes& panels() const { return panels_; }
+  [[nodiscard]] std::size_t panel_bytes() const;
+  [[nodiscard]] std::span<const float> scales() const { return scales_; }  // [outputs rounded up], int8 only
+  [[nodiscard]] std::span<const float> bias() const { return bias_; }      // [outputs rounded up]
+
+ private:
+  static Matrix PackStrided(WeightType type, std::size_t inputs, std::size_t outputs, const float* weights,
+                            std::size_t input_stride, std::size_t output_stride, std::span<const float> bias);
+
+  WeightType type_ = WeightType::kF32;
+  std::size_t inputs_ = 0;
+  std::size_t outputs_ = 0;
+  AlignedBytes panels_;
+  std::vector<float> scales_;
+  std::vector<float> bias_;
+};
+
+enum class Store : std::uint8_t { kReplace, kAdd };
+
+// y [rows, outputs] = x [rows, inputs] W + b, or y += that. x and y do not overlap.
+void Multiply(const Matrix& matrix, const float* x, std::size_t rows, float* y, Store store, Scratch& scratch,
+              ThreadPool& pool);
+
+// The same on the calling thread, rows of x and y `x_stride` and `y_stride` values apart. Not for int8 weights.
+void MultiplyRows(const Matrix& matrix, const float* x, std::size_t x_stride, std::size_t rows, float* y,
+                  std::size_t y_stride, Store store);
+
+// out = (x - mean) / sqrt(variance + epsilon), each row of `width` values by itself; with gain and bias (each `width`
+// values, or both null) out = out * gain + bias.
+void NormaliseRow(const float* x, std::size_t width, float epsilon, const float* gain, const float* bias, float* out);
+
+// x = 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), in place. `count` is a multiple of kPanel.
+void Gelu(float* x, std::size_t count);
+
+// One pass of attention over a tile of keys and values, with the softmax carried along (Milakov and Gimelshein, 2018).
+// For each of `rows` queries: scores against the first `visible` tokens of the tile, then
+//   largest' = max(largest, scores), w = exp(score - largest'),
+//   total = total exp(largest - largest') + sum w, sum = sum exp(largest - largest') + w values.
+// Before the first tile: largest is -infinity, total and sum are 0. After the last, attention is sum / total.
+struct AttentionRows {
+  std::size_t rows = 0;
+  std::size_t dims = 0;            // a multiple of kPanel
+  const float* queries = nullptr;  // [rows, dims], scaled
+  float* sums = nullptr;           // [rows, dims]
+  float* largest = nullptr;        // [rows]
+  float* total = nullptr;          // [rows]
+  float* weights = nullptr;        // [rows, kTileTokens], scratch
+};
+// `keys` is [dims, kTileTokens] (transposed) and `values` [kTileTokens, dims]; tokens that no row sees are finite.
+// `visible` [rows] is 0..kTileTokens.
+void AttendTile(const AttentionRows& rows, const float* keys, const float* values, const std::uint8_t* visible);
+
+// IEEE half precision, rounded to nearest even; beyond its range it becomes infinite.
+void ToHalf(const float* values, std::size_t count, std::uint16_t* out);
+void FromHalf(const std::uint16_t* values, std::size_t count, float* out);
+
+// out = code * scale, value by value; `count` is a multiple of 16. Codes of 8 bits are -128..127; those of 4 bits lie
+// two in a byte, the first count / 2 of them in the low nibbles, each 8 more than what it stands for.
+void ExpandInt8(const std::uint8_t* codes, const float* scales, std::size_t count, float* out);
+void ExpandInt4(const std::uint8_t* codes, const float* scales, std::size_t count, float* out);
+
+// What the kernels were compiled for and this machine has: "AVX2", or "plain".
+[[nodiscard]] std::string_view KernelName();
+
+}  // namespace holo::compute

@@ -1,0 +1,457 @@
+// The functions of plain.h with vector instructions (Google Highway), compiled once for each target and chosen when the
+// program runs. With HOLO_PLAIN_KERNELS the plain functions are all there is.
+#include "common/language_model/compute/plain.h"
+
+#ifdef HOLO_PLAIN_KERNELS
+
+namespace holo::compute {
+
+void MultiplyPanels(const PanelJob& job) {
+  plain::MultiplyPanels(job);
+}
+void Gelu(float* x, std::size_t count) {
+  plain::Gelu(x, count);
+}
+void AttendTile(const AttentionRows& rows, const float* keys, const float* values, const std::uint8_t* visible) {
+  plain::AttendTile(rows, keys, values, visible);
+}
+void ToHalf(const float* values, std::size_t count, std::uint16_t* out) {
+  plain::ToHalf(values, count, out);
+}
+void FromHalf(const std::uint16_t* values, std::size_t count, float* out) {
+  plain::FromHalf(values, count, out);
+}
+void ExpandInt8(const std::uint8_t* codes, const float* scales, std::size_t count, float* out) {
+  plain::ExpandInt8(codes, scales, count, out);
+}
+void ExpandInt4(const std::uint8_t* codes, const float* scales, std::size_t count, float* out) {
+  plain::ExpandInt4(codes, scales, count, out);
+}
+std::string_view KernelName() {
+  return "plain";
+}
+
+}  // namespace holo::compute
+
+#else
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+// Vectors whose length is unknown when compiling do not fit arrays of registers.
+#define HWY_DISABLED_TARGETS (HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "common/language_model/compute/kernels.cc"
+#include "hwy/foreach_target.h"  // includes this file again for each target
+// must come after it
+#include "hwy/contrib/math/math-inl.h"
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace holo::compute {
+namespace HWY_NAMESPACE {
+namespace {
+
+#if HWY_TARGET == HWY_SCALAR
+
+void Panels(const PanelJob& job) {
+  plain::MultiplyPanels(job);
+}
+void GeluVectors(float* x, std::size_t count) {
+  plain::Gelu(x, count);
+}
+void Attend(const AttentionRows& rows, const float* keys, const float* values, const std::uint8_t* visible) {
+  plain::AttendTile(rows, keys, values, visible);
+}
+void HalfFrom(const float* values, std::size_t count, std::uint16_t* out) {
+  plain::ToHalf(values, count, out);
+}
+void HalfTo(const std::uint16_t* values, std::size_t count, float* out) {
+  plain::FromHalf(values, count, out);
+}
+void Codes8(const std::uint8_t* codes, const float* scales, std::size_t count, float* out) {
+  plain::ExpandInt8(codes, scales, count, out);
+}
+void Codes4(const std::uint8_t* codes, const float* scales, std::size_t count, float* out) {
+  plain::ExpandInt4(codes, scales, count, out);
+}
+
+#else
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+// Eight lanes at most: two or more vectors make a panel on every target.
+using F32 = hn::CappedTag<float, 8>;
+using I32 = hn::RebindToSigned<F32>;
+using I16 = hn::Repartition<std::int16_t, I32>;
+using VF = hn::Vec<F32>;
+using VI = hn::Vec<I32>;
+constexpr std::size_t kLanes = hn::MaxLanes(F32());
+constexpr std::size_t kVectors = kPanel / kLanes;
+
+HWY_INLINE VF LoadWeights(const float* from) {
+  return hn::LoadU(F32(), from);
+}
+HWY_INLINE VF LoadWeights(const std::uint16_t* from) {
+  const hn::RebindToUnsigned<F32> u32;
+  const hn::Rebind<std::uint16_t, F32> u16;
+  return hn::BitCast(F32(), hn::ShiftLeft<16>(hn::PromoteTo(u32, hn::LoadU(u16, from))));
+}
+
+HWY_INLINE void StoreVector(VF sum, float* y, Store store) {
+  const F32 d;
+  hn::StoreU(store == Store::kAdd ? hn::Add(hn::LoadU(d, y), sum) : sum, d, y);
+}
+
+// Sixteen sums to a row of y, of which `outputs` are there.
+HWY_INLINE void StorePanel(const VF* sums, const float* bias, std::size_t outputs, Store store, float* y) {
+  const F32 d;
+  float padded[kPanel];
+  float* to = outputs < kPanel ? padded : y;
+  if (outputs < kPanel) {
+    std::fill(padded, padded + kPanel, 0.0f);
+    std::copy(y, y + outputs, padded);
+  }
+  for (std::size_t v = 0; v < kVectors; ++v) {
+    StoreVector(hn::Add(sums[v], hn::LoadU(d, bias + v * kLanes)), to + v * kLanes, store);
+  }
+  if (outputs < kPanel) std::copy(padded, padded + outputs, y);
+}
+
+// kRows rows of x by kPanels panels. Few rows alone would wait for their own sums, hence several panels.
+template <std::size_t kRows, std::size_t kPanels, typename Weight>
+HWY_INLINE void FloatBlock(const PanelJob& job, std::size_t panel, std::size_t row) {
+  const F32 d;
+  const Matrix& matrix = *job.matrix;
+  const std::size_t inputs = matrix.inputs();
+  const std::size_t panel_size = inputs * kPanel;
+  const Weight* HWY_RESTRICT weights = matrix.panels().as<Weight>() + panel * panel_size;
+  const float* HWY_RESTRICT x = job.x + row * job.x_stride;
+  VF sums[kRows][kPanels][kVectors];
+  for (auto& of_row : sums) {
+    for (auto& of_panel : of_row) {
+      for (VF& sum : of_panel) sum = hn::Zero(d);
+    }
+  }
+  for (std::size_t i = 0; i < inputs; ++i) {
+    VF loaded[kPanels][kVectors];
+    for (std::size_t p = 0; p < kPanels; ++p) {
+      for (std::size_t v = 0; v < kVectors; ++v) {
+        loaded[p][v] = LoadWeights(weights + p * panel_size + i * kPanel + v * kLanes);
+      }
+    }
+    for (std::size_t r = 0; r < kRows; ++r) {
+      const VF value = hn::Set(d, x[r * job.x_stride + i]);
+      for (std::size_t p = 0; p < kPanels; ++p) {
+        for (std::size_t v = 0; v < kVectors; ++v) sums[r][p][v] = hn::MulAdd(value, loaded[p][v], sums[r][p][v]);
+      }
+    }
+  }
+  for (std::size_t r = 0; r < kRows; ++r) {
+    for (std::size_t p = 0; p < kPanels; ++p) {
+      const std::size_t output = (panel + p) * kPanel;
+      StorePanel(sums[r][p], matrix.bias().data() + output, std::min(kPanel, matrix.outputs() - output), job.store,
+                 job.y + (row + r) * job.y_stride + output);
+    }
+  }
+}
+
+template <std::size_t kRows, std::size_t kPanels>
+HWY_INLINE void Int8Block(const PanelJob& job, std::size_t panel, std::size_t row) {
+  const F32 d;
+  const I32 i32;
+  const I16 i16;
+  const hn::Rebind<std::int8_t, I16> i8;
+  const Matrix& matrix = *job.matrix;
+  const std::size_t inputs = RoundUp(matrix.inputs(), 2);
+  const std::size_t panel_size = inputs * kPanel;
+  const std::int8_t* HWY_RESTRICT weights = matrix.panels().as<std::int8_t>() + panel * panel_size;
+  const std::int16_t* HWY_RESTRICT x = job.rounded + row * inputs;
+  // Some targets put products of even and odd positions into two sums.
+  VI even[kRows][kPanels][kVectors];
+  VI odd[kRows][kPanels][kVectors];
+  for (std::size_t r = 0; r < kRows; ++r) {
+    for (std::size_t p = 0; p < kPanels; ++p) {
+      for (std::size_t v = 0; v < kVectors; ++v) even[r][p][v] = odd[r][p][v] = hn::Zero(i32);
+    }
+  }
+  for (std::size_t i = 0; i < inputs; i += 2) {
+    hn::Vec<I16> loaded[kPanels][kVectors];
+    for (std::size_t p = 0; p < kPanels; ++p) {
+      for (std::size_t v = 0; v < kVectors; ++v) {
+        loaded[p][v] = hn::PromoteTo(i16, hn::LoadU(i8, weights + p * panel_size + i * kPanel + v * 2 * kLanes));
+      }
+    }
+    for (std::size_t r = 0; r < kRows; ++r) {
+      std::int32_t pair = 0;
+      std::memcpy(&pair, x + r * inputs + i, sizeof(pair));
+      const hn::Vec<I16> value = hn::BitCast(i16, hn::Set(i32, pair));
+      for (std::size_t p = 0; p < kPanels; ++p) {
+        for (std::size_t v = 0; v < kVectors; ++v) {
+          even[r][p][v] = hn::ReorderWidenMulAccumulate(i32, value, loaded[p][v], even[r][p][v], odd[r][p][v]);
+        }
+      }
+    }
+  }
+  for (std::size_t r = 0; r < kRows; ++r) {
+    const VF row_scale = hn::Set(d, job.row_scales[row + r]);
+    for (std::size_t p = 0; p < kPanels; ++p) {
+      const std::size_t output = (panel + p) * kPanel;
+      VF sums[kVectors];
+      for (std::size_t v = 0; v < kVectors; ++v) {
+        const VF sum = hn::ConvertTo(d, hn::RearrangeToOddPlusEven(even[r][p][v], odd[r][p][v]));
+        const VF scale = hn::LoadU(d, matrix.scales().data() + output + v * kLanes);
+        sums[v] = hn::Mul(sum, hn::Mul(row_scale, scale));
+      }
+      StorePanel(sums, matrix.bias().data() + output, std::min(kPanel, matrix.outputs() - output), job.store,
+                 job.y + (row + r) * job.y_stride + output);
+    }
+  }
+}
+
+template <std::size_t kRows, std::size_t kPanels>
+HWY_INLINE void Block(const PanelJob& job, std::size_t panel, std::size_t row) {
+  switch (job.matrix->type()) {
+    case WeightType::kF32:
+      return FloatBlock<kRows, kPanels, float>(job, panel, row);
+    case WeightType::kBf16:
+      return FloatBlock<kRows, kPanels, std::uint16_t>(job, panel, row);
+    case WeightType::kInt8:
+      return Int8Block<kRows, kPanels>(job, panel, row);
+  }
+}
+
+void Panels(const PanelJob& job) {
+  constexpr std::size_t kMostRows = 6;  // 12 of AVX2's 16 registers hold sums
+  std::size_t panel = job.first;
+  while (panel < job.last) {
+    std::size_t row = 0;
+    if (job.rows == 1 && panel + 4 <= job.last) {
+      Block<1, 4>(job, panel, 0);
+      panel += 4;
+      continue;
+    }
+    for (; row + kMostRows <= job.rows; row += kMostRows) Block<kMostRows, 1>(job, panel, row);
+    switch (job.rows - row) {
+      case 1:
+        Block<1, 1>(job, panel, row);
+        break;
+      case 2:
+        Block<2, 1>(job, panel, row);
+        break;
+      case 3:
+        Block<3, 1>(job, panel, row);
+        break;
+      case 4:
+        Block<4, 1>(job, panel, row);
+        break;
+      case 5:
+        Block<5, 1>(job, panel, row);
+        break;
+      default:
+        break;
+    }
+    ++panel;
+  }
+}
+
+void GeluVectors(float* x, std::size_t count) {
+  const F32 d;
+  // 0.5 (1 + tanh u) = 1 / (1 + exp(-2 u))
+  const VF scale = hn::Set(d, -2 * 0.7978845608028654f);
+  const VF cubic = hn::Set(d, 0.044715f);
+  const VF one = hn::Set(d, 1.0f);
+  for (std::size_t i = 0; i < count; i += kLanes) {
+    const VF value = hn::LoadU(d, x + i);
+    const VF inner = hn::Mul(value, hn::MulAdd(hn::Mul(value, value), cubic, one));
+    // exp overflows beyond 88.7; x / (1 + exp(88)) is as good as 0.
+    const VF power = hn::Min(hn::Mul(scale, inner), hn::Set(d, 88.0f));
+    hn::StoreU(hn::Div(value, hn::Add(one, hn::Exp(d, power))), d, x + i);
+  }
+}
+
+// out [kRows][16] (+)= x [kRows, inputs] by 16 columns of `columns`, whose rows are `stride` apart.
+template <std::size_t kRows>
+HWY_INLINE void SmallBlock(const float* HWY_RESTRICT x, std::size_t x_stride, const float* HWY_RESTRICT columns,
+                           std::size_t stride, std::size_t inputs, float* HWY_RESTRICT out, std::size_t out_stride,
+                           bool add) {
+  const F32 d;
+  VF sums[kRows][kVectors];
+  for (std::size_t r = 0; r < kRows; ++r) {
+    for (std::size_t v = 0; v < kVectors; ++v) {
+      sums[r][v] = add ? hn::LoadU(d, out + r * out_stride + v * kLanes) : hn::Zero(d);
+    }
+  }
+  for (std::size_t i = 0; i < inputs; ++i) {
+    VF loaded[kVectors];
+    for (std::size_t v = 0; v < kVectors; ++v) loaded[v] = hn::LoadU(d, columns + i * stride + v * kLanes);
+    for (std::size_t r = 0; r < kRows; ++r) {
+      const VF value = hn::Set(d, x[r * x_stride + i]);
+      for (std::size_t v = 0; v < kVectors; ++v) sums[r][v] = hn::MulAdd(value, loaded[v], sums[r][v]);
+    }
+  }
+  for (std::size_t r = 0; r < kRows; ++r) {
+    for (std::size_t v = 0; v < kVectors; ++v) hn::StoreU(sums[r][v], d, out + r * out_stride + v * kLanes);
+  }
+}
+
+// out [rows, columns] (+)= x [rows, inputs] by columns [inputs, columns].
+HWY_INLINE void SmallProduct(const float* x, std::size_t rows, std::size_t inputs, const float* columns,
+                             std::size_t count, float* out, bool add) {
+  for (std::size_t column = 0; column < count; column += kPanel) {
+    std::size_t row = 0;
+    for (; row + 6 <= rows; row += 6) {
+      SmallBlock<6>(x + row * inputs, inputs, columns + column, count, inputs, out + row * count + column, count, add);
+    }
+    for (; row + 2 <= rows; row += 2) {
+      SmallBlock<2>(x + row * inputs, inputs, columns + column, count, inputs, out + row * count + column, count, add);
+    }
+    if (row < rows) {
+      SmallBlock<1>(x + row * inputs, inputs, columns + column, count, inputs, out + row * count + column, count, add);
+    }
+  }
+}
+
+void Attend(const AttentionRows& rows, const float* keys, const float* values, const std::uint8_t* visible) {
+  const F32 d;
+  SmallProduct(rows.queries, rows.rows, rows.dims, keys, kTileTokens, rows.weights, /*add=*/false);
+  for (std::size_t row = 0; row < rows.rows; ++row) {
+    float* weights = rows.weights + row * kTileTokens;
+    const auto seen = static_cast<float>(visible[row]);
+    if (visible[row] == 0) {
+      std::fill(weights, weights + kTileTokens, 0.0f);
+      continue;
+    }
+    const VF lowest = hn::Set(d, -3.0e38f);
+    VF most = lowest;
+    for (std::size_t token = 0; token < kTileTokens; token += kLanes) {
+      const auto in_sight = hn::Lt(hn::Iota(d, static_cast<float>(token)), hn::Set(d, seen));
+      most = hn::Max(most, hn::IfThenElse(in_sight, hn::LoadU(d, weights + token), lowest));
+    }
+    const float largest = std::max(rows.largest[row], hn::GetLane(hn::MaxOfLanes(d, most)));
+    const VF offset = hn::Set(d, largest);
+    VF total = hn::Zero(d);
+    for (std::size_t token = 0; token < kTileTokens; token += kLanes) {
+      const auto in_sight = hn::Lt(hn::Iota(d, static_cast<float>(token)), hn::Set(d, seen));
+      // Exp knows no argument below -88 or so that is not 0.
+      const VF score = hn::Max(hn::Sub(hn::LoadU(d, weights + token), offset), hn::Set(d, -100.0f));
+      const VF weight = hn::IfThenElseZero(in_sight, hn::Exp(d, score));
+      hn::StoreU(weight, d, weights + token);
+      total = hn::Add(total, weight);
+    }
+    const float sum = hn::GetLane(hn::SumOfLanes(d, total));
+    if (largest == rows.largest[row]) {
+      rows.total[row] += sum;
+      continue;
+    }
+    const float shrink = std::exp(rows.largest[row] - largest);
+    rows.largest[row] = largest;
+    rows.total[row] = rows.total[row] * shrink + sum;
+    float* sums = rows.sums + row * rows.dims;
+    for (std::size_t i = 0; i < rows.dims; i += kLanes) {
+      hn::StoreU(hn::Mul(hn::LoadU(d, sums + i), hn::Set(d, shrink)), d, sums + i);
+    }
+  }
+  SmallProduct(rows.weights, rows.rows, kTileTokens, values, rows.dims, rows.sums, /*add=*/true);
+}
+
+void HalfFrom(const float* values, std::size_t count, std::uint16_t* out) {
+  const F32 d;
+  const hn::Rebind<hwy::float16_t, F32> f16;
+  const hn::RebindToUnsigned<decltype(f16)> u16;
+  std::size_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    hn::StoreU(hn::BitCast(u16, hn::DemoteTo(f16, hn::LoadU(d, values + i))), u16, out + i);
+  }
+  plain::ToHalf(values + i, count - i, out + i);
+}
+
+void HalfTo(const std::uint16_t* values, std::size_t count, float* out) {
+  const F32 d;
+  const hn::Rebind<hwy::float16_t, F32> f16;
+  const hn::RebindToUnsigned<decltype(f16)> u16;
+  std::size_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    hn::StoreU(hn::PromoteTo(d, hn::BitCast(f16, hn::LoadU(u16, values + i))), d, out + i);
+  }
+  plain::FromHalf(values + i, count - i, out + i);
+}
+
+void Codes8(const std::uint8_t* codes, const float* scales, std::size_t count, float* out) {
+  const F32 d;
+  const I32 i32;
+  const hn::Rebind<std::int8_t, F32> i8;
+  for (std::size_t i = 0; i < count; i += kLanes) {
+    const auto code = hn::LoadU(i8, reinterpret_cast<const std::int8_t*>(codes) + i);
+    hn::StoreU(hn::Mul(hn::ConvertTo(d, hn::PromoteTo(i32, code)), hn::LoadU(d, scales + i)), d, out + i);
+  }
+}
+
+void Codes4(const std::uint8_t* codes, const float* scales, std::size_t count, float* out) {
+  const F32 d;
+  const I32 i32;
+  const hn::Rebind<std::uint8_t, F32> u8;
+  const std::size_t half = count / 2;
+  const VI eight = hn::Set(i32, 8);
+  for (std::size_t i = 0; i < half; i += kLanes) {
+    const VI pair = hn::PromoteTo(i32, hn::LoadU(u8, codes + i));
+    const VI low = hn::Sub(hn::And(pair, hn::Set(i32, 15)), eight);
+    const VI high = hn::Sub(hn::ShiftRight<4>(pair), eight);
+    hn::StoreU(hn::Mul(hn::ConvertTo(d, low), hn::LoadU(d, scales + i)), d, out + i);
+    hn::StoreU(hn::Mul(hn::ConvertTo(d, high), hn::LoadU(d, scales + half + i)), d, out + half + i);
+  }
+}
+
+#endif
+
+const char* Name() {
+  return hwy::TargetName(HWY_TARGET);
+}
+
+}  // namespace
+}  // namespace HWY_NAMESPACE
+}  // namespace holo::compute
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace holo::compute {
+
+HWY_EXPORT(Panels);
+HWY_EXPORT(GeluVectors);
+HWY_EXPORT(Attend);
+HWY_EXPORT(HalfFrom);
+HWY_EXPORT(HalfTo);
+HWY_EXPORT(Codes8);
+HWY_EXPORT(Codes4);
+HWY_EXPORT(Name);
+
+void MultiplyPanels(const PanelJob& job) {
+  HWY_DYNAMIC_DISPATCH(Panels)(job);
+}
+void Gelu(float* x, std::size_t count) {
+  HWY_DYNAMIC_DISPATCH(GeluVectors)(x, count);
+}
+void AttendTile(const AttentionRows& rows, const float* keys, const float* values, const std::uint8_t* visible) {
+  HWY_DYNAMIC_DISPATCH(Attend)(rows, keys, values, visible);
+}
+void ToHalf(const float* values, std::size_t count, std::uint16_t* out) {
+  HWY_DYNAMIC_DISPATCH(HalfFrom)(values, count, out);
+}
+void FromHalf(const std::uint16_t* values, std::size_t count, float* out) {
+  HWY_DYNAMIC_DISPATCH(HalfTo)(values, count, out);
+}
+void ExpandInt8(const std::uint8_t* codes, const float* scales, std::size_t count, float* out) {
+  HWY_DYNAMIC_DISPATCH(Codes8)(codes, scales, count, out);
+}
+void ExpandInt4(const std::uint8_t* codes, const float* scales, std::size_t count, float* out) {
+  HWY_DYNAMIC_DISPATCH(Codes4)(codes, scales, count, out);
+}
+std::string_view KernelName() {
+  return HWY_DYNAMIC_DISPATCH(Name)();
+}
+
+}  // namespace holo::compute
+#endif  // HWY_ONCE
+
+#endif  // HOLO_PLAIN_KERNELS

@@ -1,0 +1,148 @@
+#include "common/language_model/compute/plain.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <limits>
+
+namespace holo::compute::plain {
+namespace {
+
+// Sums of one output over all inputs, in order.
+float DotF32(const float* panel, std::size_t inputs, const float* x) {
+  float sum = 0;
+  for (std::size_t i = 0; i < inputs; ++i) sum += x[i] * panel[i * kPanel];
+  return sum;
+}
+
+float DotBf16(const std::uint16_t* panel, std::size_t inputs, const float* x) {
+  float sum = 0;
+  for (std::size_t i = 0; i < inputs; ++i) {
+    sum += x[i] * std::bit_cast<float>(std::uint32_t{panel[i * kPanel]} << 16);
+  }
+  return sum;
+}
+
+std::int32_t DotInt8(const std::int8_t* panel, std::size_t inputs, const std::int16_t* x) {
+  std::int32_t sum = 0;
+  for (std::size_t i = 0; i < inputs; i += 2) {
+    sum += panel[i * kPanel] * x[i] + panel[i * kPanel + 1] * x[i + 1];
+  }
+  return sum;
+}
+
+}  // namespace
+
+void MultiplyPanels(const PanelJob& job) {
+  const Matrix& matrix = *job.matrix;
+  const std::size_t inputs = matrix.inputs();
+  const std::size_t padded = RoundUp(inputs, 2);
+  for (std::size_t output = job.first * kPanel; output < std::min(job.last * kPanel, matrix.outputs()); ++output) {
+    const std::uint8_t* panel = matrix.panels().as<std::uint8_t>() + output / kPanel * matrix.panel_bytes();
+    const std::size_t lane = output % kPanel;
+    for (std::size_t row = 0; row < job.rows; ++row) {
+      float sum = 0;
+      switch (matrix.type()) {
+        case WeightType::kF32:
+          sum = DotF32(reinterpret_cast<const float*>(panel) + lane, inputs, job.x + row * job.x_stride);
+          break;
+        case WeightType::kBf16:
+          sum = DotBf16(reinterpret_cast<const std::uint16_t*>(panel) + lane, inputs, job.x + row * job.x_stride);
+          break;
+        case WeightType::kInt8:
+          sum = static_cast<float>(
+              DotInt8(reinterpret_cast<const std::int8_t*>(panel) + 2 * lane, padded, job.rounded + row * padded));
+          sum *= job.row_scales[row] * matrix.scales()[output];
+          break;
+      }
+      sum += matrix.bias()[output];
+      float& y = job.y[row * job.y_stride + output];
+      y = job.store == Store::kAdd ? y + sum : sum;
+    }
+  }
+}
+
+void Gelu(float* x, std::size_t count) {
+  constexpr float kScale = 0.7978845608028654f;  // sqrt(2 / pi)
+  for (std::size_t i = 0; i < count; ++i) {
+    x[i] = 0.5f * x[i] * (1 + std::tanh(kScale * (x[i] + 0.044715f * x[i] * x[i] * x[i])));
+  }
+}
+
+void AttendTile(const AttentionRows& rows, const float* keys, const float* values, const std::uint8_t* visible) {
+  for (std::size_t row = 0; row < rows.rows; ++row) {
+    if (visible[row] == 0) continue;
+    const float* query = rows.queries + row * rows.dims;
+    float* sums = rows.sums + row * rows.dims;
+    float* weights = rows.weights + row * kTileTokens;
+    float largest = rows.largest[row];
+    for (std::size_t token = 0; token < visible[row]; ++token) {
+      float score = 0;
+      for (std::size_t i = 0; i < rows.dims; ++i) score += query[i] * keys[i * kTileTokens + token];
+      weights[token] = score;
+      largest = std::max(largest, score);
+    }
+    const float shrink = std::exp(rows.largest[row] - largest);
+    float total = rows.total[row] * shrink;
+    for (std::size_t i = 0; i < rows.dims; ++i) sums[i] *= shrink;
+    for (std::size_t token = 0; token < visible[row]; ++token) {
+      const float weight = std::exp(weights[token] - largest);
+      total += weight;
+      for (std::size_t i = 0; i < rows.dims; ++i) sums[i] += weight * values[token * rows.dims + i];
+    }
+    rows.largest[row] = largest;
+    rows.total[row] = total;
+  }
+}
+
+void ToHalf(const float* values, std::size_t count, std::uint16_t* out) {
+  for (std::size_t i = 0; i < count; ++i) {
+    const auto bits = std::bit_cast<std::uint32_t>(values[i]);
+    const std::uint32_t sign = bits >> 16 & 0x8000u;
+    const float magnitude = std::abs(values[i]);
+    std::uint32_t half = 0;
+    if (std::isnan(magnitude)) {
+      half = 0x7E00u;
+    } else if (magnitude >= 65520.0f) {
+      half = 0x7C00u;
+    } else if (magnitude < 0x1p-14f) {
+      // Adding 0.5 aligns the last bit that a denormal half has with the last one of a float32.
+      half = std::bit_cast<std::uint32_t>(magnitude + 0.5f) - std::bit_cast<std::uint32_t>(0.5f);
+    } else {
+      const std::uint32_t rest = bits & 0x7FFFFFFFu;
+      half = (rest - (112u << 23) + 0xFFFu + (rest >> 13 & 1u)) >> 13;
+    }
+    out[i] = static_cast<std::uint16_t>(sign | half);
+  }
+}
+
+void FromHalf(const std::uint16_t* values, std::size_t count, float* out) {
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::uint32_t sign = (values[i] & 0x8000u) << 16;
+    const std::uint32_t exponent = values[i] >> 10 & 31u;
+    const std::uint32_t fraction = values[i] & 0x3FFu;
+    float magnitude = 0;
+    if (exponent == 31) {
+      magnitude = fraction != 0 ? std::numeric_limits<float>::quiet_NaN() : std::numeric_limits<float>::infinity();
+    } else if (exponent == 0) {
+      magnitude = static_cast<float>(fraction) * 0x1p-24f;
+    } else {
+      magnitude = std::bit_cast<float>((exponent + 112) << 23 | fraction << 13);
+    }
+    out[i] = std::bit_cast<float>(std::bit_cast<std::uint32_t>(magnitude) | sign);
+  }
+}
+
+void ExpandInt8(const std::uint8_t* codes, const float* scales, std::size_t count, float* out) {
+  for (std::size_t i = 0; i < count; ++i) out[i] = static_cast<float>(static_cast<std::int8_t>(codes[i])) * scales[i];
+}
+
+void ExpandInt4(const std::uint8_t* codes, const float* scales, std::size_t count, float* out) {
+  const std::size_t half = count / 2;
+  for (std::size_t i = 0; i < half; ++i) {
+    out[i] = static_cast<float>((codes[i] & 15) - 8) * scales[i];
+    out[half + i] = static_cast<float>((codes[i] >> 4) - 8) * scales[half + i];
+  }
+}
+
+}  // namespace holo::compute::plain

@@ -1,0 +1,41 @@
+// The reference: plain loops that say what the kernels compute. Private to compute/ and its tests.
+#pragma once
+
+#include "common/language_model/compute/compute.h"
+
+namespace holo::compute {
+
+// A part of one multiplication: panels first .. last - 1 for all rows.
+struct PanelJob {
+  const Matrix* matrix = nullptr;
+  const float* x = nullptr;               // [rows, inputs], rows x_stride apart
+  const std::int16_t* rounded = nullptr;  // int8 only: [rows, inputs rounded up to 2]
+  const float* row_scales = nullptr;      // int8 only: [rows]
+  std::size_t rows = 0;
+  float* y = nullptr;  // [rows, outputs], rows y_stride apart
+  std::size_t x_stride = 0;
+  std::size_t y_stride = 0;
+  Store store = Store::kReplace;
+  std::size_t first = 0;
+  std::size_t last = 0;
+};
+
+// The largest magnitude that an activation is rounded to beside int8 weights.
+inline constexpr float kRoundedMax = 2047.0f;
+
+namespace plain {
+
+void MultiplyPanels(const PanelJob& job);
+void Gelu(float* x, std::size_t count);
+void AttendTile(const AttentionRows& rows, const float* keys, const float* values, const std::uint8_t* visible);
+void ToHalf(const float* values, std::size_t count, std::uint16_t* out);
+void FromHalf(const std::uint16_t* values, std::size_t count, float* out);
+void ExpandInt8(const std::uint8_t* codes, const float* scales, std::size_t count, float* out);
+void ExpandInt4(const std::uint8_t* codes, const float* scales, std::size_t count, float* out);
+
+}  // namespace plain
+
+// kernels.cc
+void MultiplyPanels(const PanelJob& job);
+
+}  // namespace holo::compute

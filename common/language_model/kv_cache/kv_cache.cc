@@ -1,0 +1,142 @@
+#include "common/language_model/kv_cache/kv_cache.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <limits>
+
+namespace holo::kv_cache {
+namespace {
+
+// Rows of queries that meet a tile together: enough to pay for expanding it, few enough to stay in the second cache.
+constexpr std::size_t kRowsAtOnce = 96;
+
+// One part of one request, in groups of tokens.
+void AttendPart(std::size_t layer, std::size_t part, const Request& request, float* scratch) {
+  const Cache& cache = *request.cache;
+  const Scheme& scheme = cache.scheme();
+  const std::size_t heads = scheme.heads_per_part();
+  const std::size_t dims = scheme.dims();
+  const std::size_t width = scheme.geometry().width();
+  const std::size_t tokens_at_once = std::max<std::size_t>(1, kRowsAtOnce / heads);
+  const std::size_t most_rows = tokens_at_once * heads;
+  float* const queries = scratch;
+  float* const sums = queries + most_rows * dims;
+  float* const weights = sums + most_rows * dims;
+  float* const largest = weights + most_rows * kBlockTokens;
+  float* const total = largest + most_rows;
+  float* const tile_scratch = total + most_rows;
+  std::array<std::uint8_t, kRowsAtOnce> visible_of_some{};
+  std::vector<std::uint8_t> visible_of_many(most_rows > kRowsAtOnce ? most_rows : 0);
+  std::uint8_t* const visible = visible_of_many.empty() ? visible_of_some.data() : visible_of_many.data();
+
+  for (std::size_t first = 0; first < request.rows; first += tokens_at_once) {
+    const std::size_t tokens = std::min(tokens_at_once, request.rows - first);
+    compute::AttentionRows rows;
+    rows.rows = tokens * heads;
+    rows.dims = dims;
+    rows.queries = queries;
+    rows.sums = sums;
+    rows.largest = largest;
+    rows.total = total;
+    rows.weights = weights;
+    scheme.PrepareQueries(layer, part, request.queries + first * width, tokens, queries);
+    std::fill(sums, sums + rows.rows * dims, 0.0f);
+    std::fill(largest, largest + rows.rows, -std::numeric_limits<float>::infinity());
+    std::fill(total, total + rows.rows, 0.0f);
+    const std::size_t end = cache.tokens() + first + tokens;  // of what the last of these tokens sees
+    for (std::size_t from = 0; from < end; from += kBlockTokens) {
+      for (std::size_t row = 0; row < rows.rows; ++row) {
+        const std::size_t seen = cache.tokens() + first + row / heads + 1;
+        visible[row] = static_cast<std::uint8_t>(std::clamp(seen, from, from + kBlockTokens) - from);
+      }
+      const std::size_t block = from / kBlockTokens;
+      const Scheme::Tile tile = scheme.Expand(layer, part, block, std::min(kBlockTokens, end - from),
+                                              cache.Stored(layer, block), tile_scratch);
+      compute::AttendTile(rows, tile.keys, tile.values, visible);
+    }
+    for (std::size_t row = 0; row < rows.rows; ++row) {
+      const float inverse = 1 / total[row];
+      for (std::size_t i = 0; i < dims; ++i) sums[row * dims + i] *= inverse;
+    }
+    scheme.Finish(layer, part, sums, tokens, request.out + first * width);
+  }
+}
+
+std::shared_ptr<compute::AlignedBytes> Copy(const compute::AlignedBytes& block) {
+  auto copy = std::make_shared<compute::AlignedBytes>(block.size());
+  std::memcpy(copy->as<std::uint8_t>(), block.as<std::uint8_t>(), block.size());
+  return copy;
+}
+
+}  // namespace
+
+Cache::Cache(std::shared_ptr<const Scheme> scheme) : scheme_(std::move(scheme)) {}
+
+Cache Cache::Fork() const {
+  Cache copy(scheme_);
+  copy.tokens_ = tokens_;
+  const std::size_t used = (tokens_ + kBlockTokens - 1) / kBlockTokens;
+  copy.blocks_.assign(blocks_.begin(), blocks_.begin() + static_cast<std::ptrdiff_t>(used));
+  if (tokens_ % kBlockTokens != 0) copy.blocks_.back() = Copy(*copy.blocks_.back());
+  return copy;
+}
+
+std::size_t Cache::bytes() const {
+  std::size_t sum = 0;
+  for (const auto& block : blocks_) sum += block->size();
+  return sum;
+}
+
+void Cache::Reserve(std::size_t tokens) {
+  const std::size_t count = (tokens + kBlockTokens - 1) / kBlockTokens;
+  while (blocks_.size() < count) blocks_.push_back(std::make_shared<Block>(scheme_->block_bytes(blocks_.size())));
+}
+
+void Cache::Truncate(std::size_t tokens) {
+  if (tokens >= tokens_) return;
+  tokens_ = tokens;
+  blocks_.resize((tokens + kBlockTokens - 1) / kBlockTokens);
+  if (tokens % kBlockTokens == 0) return;
+  // The block may be shared, and its last places will be written again.
+  blocks_.back() = Copy(*blocks_.back());
+}
+
+void Cache::Append(std::size_t layer, std::span<const TokenRow> rows) {
+  Reserve(tokens_ + rows.size());
+  for (std::size_t row = 0; row < rows.size(); ++row) {
+    const std::size_t index = (tokens_ + row) / kBlockTokens;
+    std::uint8_t* stored = blocks_[index]->as<std::uint8_t>() + layer * scheme_->layer_bytes(index);
+    scheme_->Write(layer, index, (tokens_ + row) % kBlockTokens, rows[row], stored);
+  }
+}
+
+const std::uint8_t* Cache::Stored(std::size_t layer, std::size_t block) const {
+  return blocks_[block]->as<std::uint8_t>() + layer * scheme_->layer_bytes(block);
+}
+
+void Attend(std::size_t layer, std::span<const Request> requests, AttentionScratch& scratch,
+            compute::ThreadPool& pool) {
+  if (requests.empty()) return;
+  std::size_t most_floats = 0;
+  for (const Request& request : requests) {
+    const Scheme& scheme = request.cache->scheme();
+    const std::size_t rows = std::max(kRowsAtOnce, scheme.heads_per_part());
+    most_floats =
+        std::max(most_floats, rows * (2 * scheme.dims() + kBlockTokens + 2) + 2 * scheme.dims() * kBlockTokens);
+  }
+  scratch.workers.resize(std::max<std::size_t>(scratch.workers.size(), pool.threads()));
+  for (compute::AlignedBytes& bytes : scratch.workers) {
+    if (bytes.size() < most_floats * sizeof(float)) bytes = compute::AlignedBytes(most_floats * sizeof(float));
+  }
+  // All schemes of one geometry may still differ in their number of parts: the most there can be is the heads.
+  const std::size_t heads = requests.front().cache->scheme().geometry().heads;
+  pool.ForEach(requests.size() * heads, [&](std::size_t task, unsigned worker) {
+    const Request& request = requests[task / heads];
+    const std::size_t part = task % heads;
+    if (part >= request.cache->scheme().parts()) return;
+    AttendPart(layer, part, request, scratch.workers[worker].as<float>());
+  });
+}
+
+}  // namespace holo::kv_cache

@@ -1,0 +1,173 @@
+// Keys and values as they are. One layer of a block, part (head) by part: keys [dims, 32], scales of the keys
+// [dims / group, 32], values [32, dims], scales of the values [32, dims / group]. Values of 4 bits lie two in a byte: a
+// row of n has its first half in the low nibbles of n / 2 bytes, its second in the high ones.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "common/language_model/kv_cache/kv_cache.h"
+
+namespace holo::kv_cache {
+namespace {
+
+class PlainScheme final : public Scheme {
+ public:
+  PlainScheme(const Geometry& geometry, Precision precision)
+      : Scheme(geometry),
+        precision_(precision),
+        dims_(compute::RoundUp(geometry.head_width, compute::kPanel)),
+        group_(dims_ % 32 == 0 ? 32 : 16) {}
+
+  std::string name() const override { return std::string(PrecisionName(precision_)); }
+  bool needs_keys_and_values() const override { return true; }
+  std::size_t layer_bytes(std::size_t) const override { return parts() * PartBytes(); }
+  std::size_t parts() const override { return geometry().heads; }
+  std::size_t dims() const override { return dims_; }
+
+  void Write(std::size_t, std::size_t, std::size_t place, const TokenRow& token, std::uint8_t* stored) const override {
+    float key[kMostDims] = {};
+    float value[kMostDims] = {};
+    const std::size_t head_width = geometry().head_width;
+    for (std::size_t part = 0; part < parts(); ++part) {
+      std::copy_n(token.key + part * head_width, head_width, key);
+      std::copy_n(token.value + part * head_width, head_width, value);
+      std::uint8_t* at = stored + part * PartBytes();
+      WriteRow(key, at, at + CodeBytes(), place, /*transposed=*/true);
+      WriteRow(value, at + HalfPartBytes(), at + HalfPartBytes() + CodeBytes(), place, /*transposed=*/false);
+    }
+  }
+
+  void PrepareQueries(std::size_t, std::size_t part, const float* queries, std::size_t tokens,
+                      float* out) const override {
+    const std::size_t head_width = geometry().head_width;
+    const float scale = 1 / std::sqrt(static_cast<float>(head_width));
+    for (std::size_t token = 0; token < tokens; ++token) {
+      const float* from = queries + token * geometry().width() + part * head_width;
+      for (std::size_t i = 0; i < head_width; ++i) out[token * dims_ + i] = from[i] * scale;
+      for (std::size_t i = head_width; i < dims_; ++i) out[token * dims_ + i] = 0;
+    }
+  }
+
+  Tile Expand(std::size_t, std::size_t part, std::size_t, std::size_t, const std::uint8_t* stored,
+              float* scratch) const override {
+    const std::uint8_t* keys = stored + part * PartBytes();
+    const std::uint8_t* values = keys + HalfPartBytes();
+    const std::size_t count = dims_ * kBlockTokens;
+    if (precision_ == Precision::kF32) {
+      return {reinterpret_cast<const float*>(keys), reinterpret_cast<const float*>(values)};
+    }
+    float* const out_keys = scratch;
+    float* const out_values = scratch + count;
+    if (precision_ == Precision::kF16) {
+      compute::FromHalf(reinterpret_cast<const std::uint16_t*>(keys), count, out_keys);
+      compute::FromHalf(reinterpret_cast<const std::uint16_t*>(values), count, out_values);
+      return {out_keys, out_values};
+    }
+    const bool nibbles = precision_ == Precision::kInt4;
+    const auto expand = nibbles ? compute::ExpandInt4 : compute::ExpandInt8;
+    const std::size_t groups = dims_ / group_;
+    float scales[kBlockTokens * kMostDims / 16];
+    compute::FromHalf(reinterpret_cast<const std::uint16_t*>(keys + CodeBytes()), groups * kBlockTokens, scales);
+    const std::size_t key_row_bytes = nibbles ? kBlockTokens / 2 : kBlockTokens;
+    for (std::size_t i = 0; i < dims_; ++i) {
+      expand(keys + i * key_row_bytes, scales + i / group_ * kBlockTokens, kBlockTokens, out_keys + i * kBlockTokens);
+    }
+    compute::FromHalf(reinterpret_cast<const std::uint16_t*>(values + CodeBytes()), groups * kBlockTokens, scales);
+    const std::size_t value_row_bytes = nibbles ? dims_ / 2 : dims_;
+    float spread[kMostDims];
+    for (std::size_t token = 0; token < kBlockTokens; ++token) {
+      for (std::size_t i = 0; i < dims_; ++i) spread[i] = scales[token * groups + i / group_];
+      expand(values + token * value_row_bytes, spread, dims_, out_values + token * dims_);
+    }
+    return {out_keys, out_values};
+  }
+
+  void Finish(std::size_t, std::size_t part, const float* means, std::size_t tokens, float* out) const override {
+    const std::size_t head_width = geometry().head_width;
+    for (std::size_t token = 0; token < tokens; ++token) {
+      std::copy_n(means + token * dims_, head_width, out + token * geometry().width() + part * head_width);
+    }
+  }
+
+  static constexpr std::size_t kMostDims = 512;
+
+ private:
+  bool quantised() const { return precision_ == Precision::kInt8 || precision_ == Precision::kInt4; }
+  std::size_t CodeBytes() const {
+    constexpr std::size_t kBits[] = {32, 16, 8, 4};
+    return dims_ * kBlockTokens * kBits[static_cast<std::size_t>(precision_)] / 8;
+  }
+  std::size_t HalfPartBytes() const { return CodeBytes() + (quantised() ? dims_ / group_ * kBlockTokens * 2 : 0); }
+  std::size_t PartBytes() const { return 2 * HalfPartBytes(); }
+
+  void WriteRow(const float* row, std::uint8_t* codes, std::uint8_t* scales, std::size_t place, bool transposed) const {
+    const auto index = [&](std::size_t i) { return transposed ? i * kBlockTokens + place : place * dims_ + i; };
+    if (precision_ == Precision::kF32) {
+      for (std::size_t i = 0; i < dims_; ++i) reinterpret_cast<float*>(codes)[index(i)] = row[i];
+      return;
+    }
+    if (precision_ == Precision::kF16) {
+      std::uint16_t halves[kMostDims];
+      compute::ToHalf(row, dims_, halves);
+      for (std::size_t i = 0; i < dims_; ++i) reinterpret_cast<std::uint16_t*>(codes)[index(i)] = halves[i];
+      return;
+    }
+    const std::size_t groups = dims_ / group_;
+    for (std::size_t group = 0; group < groups; ++group) {
+      const float* from = row + group * group_;
+      const auto extreme =
+          *std::max_element(from, from + group_, [](float a, float b) { return std::abs(a) < std::abs(b); });
+      // The scale is rounded first, so that the codes fit the one that is stored. Of -8..7 the extreme takes -8.
+      const float exact = precision_ == Precision::kInt8 ? std::abs(extreme) / 127 : -extreme / 8;
+      std::uint16_t half = 0;
+      float scale = 0;
+      compute::ToHalf(&exact, 1, &half);
+      compute::FromHalf(&half, 1, &scale);
+      reinterpret_cast<std::uint16_t*>(scales)[transposed ? group * kBlockTokens + place : place * groups + group] =
+          half;
+      const float inverse = scale != 0 ? 1 / scale : 0;
+      for (std::size_t i = 0; i < group_; ++i) {
+        const float code = std::nearbyint(from[i] * inverse);
+        if (precision_ == Precision::kInt8) {
+          codes[index(group * group_ + i)] =
+              static_cast<std::uint8_t>(static_cast<std::int8_t>(std::clamp(code, -127.0f, 127.0f)));
+        } else {
+          const auto nibble = static_cast<std::uint8_t>(std::clamp(code, -8.0f, 7.0f) + 8);
+          WriteNibble(codes, group * group_ + i, place, transposed, nibble);
+        }
+      }
+    }
+  }
+
+  void WriteNibble(std::uint8_t* codes, std::size_t i, std::size_t place, bool transposed, std::uint8_t nibble) const {
+    const std::size_t length = transposed ? kBlockTokens : dims_;
+    const std::size_t row = transposed ? i : place;
+    const std::size_t at = transposed ? place : i;
+    std::uint8_t& byte = codes[row * length / 2 + at % (length / 2)];
+    byte = static_cast<std::uint8_t>(at < length / 2 ? (byte & 0xF0) | nibble : (byte & 0x0F) | nibble << 4);
+  }
+
+  Precision precision_;
+  std::size_t dims_;
+  std::size_t group_;
+};
+
+}  // namespace
+
+std::string_view PrecisionName(Precision precision) {
+  constexpr std::string_view kNames[] = {"fp32", "fp16", "int8", "int4"};
+  return kNames[static_cast<std::size_t>(precision)];
+}
+
+Result<std::shared_ptr<const Scheme>> MakePlainScheme(const Geometry& geometry, Precision precision) {
+  if (geometry.layers == 0 || geometry.heads == 0 || geometry.head_width == 0 ||
+      geometry.head_width > PlainScheme::kMostDims) {
+    return Fail(Code::kInvalidArgument, "cache: expected layers, heads and a head width of 1 to " +
+                                            std::to_string(PlainScheme::kMostDims) + ", found " +
+                                            std::to_string(geometry.layers) + ", " + std::to_string(geometry.heads) +
+                                            ", " + std::to_string(geometry.head_width));
+  }
+  return std::make_shared<PlainScheme>(geometry, precision);
+}
+
+}  // namespace holo::kv_cache

@@ -1,0 +1,258 @@
+#include "common/language_model/compute/compute.h"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "common/language_model/compute/plain.h"
+
+namespace holo::compute {
+namespace {
+
+std::vector<float> Noise(std::size_t count, std::uint32_t seed, float scale = 1) {
+  std::mt19937 random(seed);
+  std::vector<float> values(count);
+  for (float& value : values) value = scale * (static_cast<float>(random() >> 8) / 8388608.0f - 1.0f);
+  return values;
+}
+
+struct Shape {
+  std::size_t inputs, outputs;
+};
+constexpr Shape kShapes[] = {{1, 1}, {7, 5}, {64, 16}, {65, 48}, {128, 200}};
+constexpr WeightType kTypes[] = {WeightType::kF32, WeightType::kBf16, WeightType::kInt8};
+
+TEST_CASE("Multiply agrees with a sum in double, for every type of weights") {
+  ThreadPool pool(2);
+  Scratch scratch;
+  for (const WeightType type : kTypes) {
+    for (const Shape& shape : kShapes) {
+      CAPTURE(WeightTypeName(type));
+      CAPTURE(shape.inputs);
+      CAPTURE(shape.outputs);
+      const std::vector<float> weights = Noise(shape.inputs * shape.outputs, 1);
+      const std::vector<float> bias = Noise(shape.outputs, 2);
+      const Matrix matrix = Matrix::Pack(type, shape.inputs, shape.outputs, weights, bias);
+      constexpr std::size_t kRows = 9;
+      const std::vector<float> x = Noise(kRows * shape.inputs, 3);
+      std::vector<float> y(kRows * shape.outputs, 100.0f);
+      Multiply(matrix, x.data(), kRows, y.data(), Store::kReplace, scratch, pool);
+      std::vector<float> column(shape.inputs);
+      double worst = 0;
+      for (std::size_t output = 0; output < shape.outputs; ++output) {
+        matrix.CopyOutput(output, column);
+        for (std::size_t row = 0; row < kRows; ++row) {
+          double exact = bias[output];
+          double magnitude = std::abs(exact);
+          double largest = 0;
+          double weight_sum = 0;
+          for (std::size_t i = 0; i < shape.inputs; ++i) {
+            const double product = double{x[row * shape.inputs + i]} * column[i];
+            exact += product;
+            magnitude += std::abs(product);
+            largest = std::max(largest, std::abs(double{x[row * shape.inputs + i]}));
+            weight_sum += std::abs(column[i]);
+          }
+          // n additions and products of relative error 2^-24; beside int8 every activation is off by half a step.
+          double tolerance = (static_cast<double>(shape.inputs) + 2) * 0x1p-24 * magnitude;
+          if (type == WeightType::kInt8) tolerance += 0.5001 * largest / 2047 * weight_sum + 4 * 0x1p-24 * magnitude;
+          worst = std::max(worst, std::abs(y[row * shape.outputs + output] - exact) / (tolerance + 1e-30));
+        }
+      }
+      CHECK(worst <= 1);
+    }
+  }
+}
+
+TEST_CASE("A row gives the same bits alone and in company, on one thread and on three") {
+  for (const WeightType type : kTypes) {
+    CAPTURE(WeightTypeName(type));
+    constexpr std::size_t kInputs = 130;
+    constexpr std::size_t kOutputs = 1000;
+    constexpr std::size_t kRows = 13;
+    const std::vector<float> weights = Noise(kInputs * kOutputs, 1);
+    const Matrix matrix = Matrix::PackTransposed(type, kInputs, kOutputs, weights, {});
+    const std::vector<float> x = Noise(kRows * kInputs, 3);
+    std::vector<float> together(kRows * kOutputs);
+    std::vector<float> alone(kRows * kOutputs);
+    Scratch scratch;
+    ThreadPool three(3);
+    ThreadPool one(1);
+    Multiply(matrix, x.data(), kRows, together.data(), Store::kReplace, scratch, three);
+    for (std::size_t row = 0; row < kRows; ++row) {
+      Multiply(matrix, x.data() + row * kInputs, 1, alone.data() + row * kOutputs, Store::kReplace, scratch, one);
+    }
+    CHECK(together == alone);
+  }
+}
+
+TEST_CASE("Store::kAdd adds to what is there") {
+  const std::vector<float> weights = {1, 2, 3, 4, 5, 6};  // [2, 3]
+  const std::vector<float> bias = {10, 20, 30};
+  const Matrix matrix = Matrix::Pack(WeightType::kF32, 2, 3, weights, bias);
+  Scratch scratch;
+  ThreadPool pool(1);
+  const std::vector<float> x = {1, -1};
+  std::vector<float> y = {100, 200, 300};
+  Multiply(matrix, x.data(), 1, y.data(), Store::kAdd, scratch, pool);
+  CHECK(y == std::vector<float>{107, 217, 327});
+}
+
+TEST_CASE("The vector kernels agree with the plain ones") {
+  for (const WeightType type : kTypes) {
+    CAPTURE(WeightTypeName(type));
+    constexpr std::size_t kInputs = 96;
+    constexpr std::size_t kOutputs = 40;
+    const Matrix matrix = Matrix::Pack(type, kInputs, kOutputs, Noise(kInputs * kOutputs, 1), Noise(kOutputs, 2));
+    std::vector<std::int16_t> rounded(kInputs * 2);
+    for (std::size_t i = 0; i < rounded.size(); ++i) rounded[i] = static_cast<std::int16_t>(i * 37 % 4095) - 2047;
+    const std::vector<float> scales = {0.5f, 2.0f};
+    const std::vector<float> x = Noise(2 * kInputs, 3);
+    std::vector<float> fast(2 * kOutputs);
+    std::vector<float> slow(2 * kOutputs);
+    PanelJob job;
+    job.matrix = &matrix;
+    job.x = x.data();
+    job.rounded = rounded.data();
+    job.row_scales = scales.data();
+    job.x_stride = kInputs;
+    job.y_stride = kOutputs;
+    job.rows = 2;
+    job.last = 3;
+    job.y = fast.data();
+    MultiplyPanels(job);
+    job.y = slow.data();
+    plain::MultiplyPanels(job);
+    for (std::size_t i = 0; i < fast.size(); ++i) {
+      // Sums of 96 products below 1, or integers that are scaled once.
+      CHECK(fast[i] == doctest::Approx(slow[i]).epsilon(type == WeightType::kInt8 ? 4 * 0x1p-24 : 96 * 96 * 0x1p-24));
+    }
+  }
+  std::vector<float> fast = Noise(64, 5, 12);
+  fast[0] = 0;
+  fast[1] = 1e20f;
+  fast[2] = -1e20f;
+  std::vector<float> slow = fast;
+  Gelu(fast.data(), fast.size());
+  plain::Gelu(slow.data(), slow.size());
+  // 1 + tanh cancels for negative values: the plain form is off by an epsilon of 0.5 x.
+  for (std::size_t i = 0; i < fast.size(); ++i) CHECK(std::abs(fast[i] - slow[i]) <= 1e-6 * (1 + std::abs(slow[i])));
+}
+
+TEST_CASE("Attention over tiles is the softmax over all that each row sees") {
+  constexpr std::size_t kRows = 9;
+  constexpr std::size_t kDims = 32;
+  constexpr std::size_t kTiles = 3;
+  const std::vector<float> queries = Noise(kRows * kDims, 1, 3);
+  const std::vector<float> keys = Noise(kTiles * kDims * kTileTokens, 2);
+  const std::vector<float> values = Noise(kTiles * kDims * kTileTokens, 3);
+  std::vector<float> sums(kRows * kDims), largest(kRows, -std::numeric_limits<float>::infinity()), total(kRows),
+      weights(kRows * kTileTokens);
+  AttentionRows rows;
+  rows.rows = kRows;
+  rows.dims = kDims;
+  rows.queries = queries.data();
+  rows.sums = sums.data();
+  rows.largest = largest.data();
+  rows.total = total.data();
+  rows.weights = weights.data();
+  const auto seen_by = [](std::size_t row) { return 1 + row * 10; };
+  for (std::size_t tile = 0; tile < kTiles; ++tile) {
+    std::uint8_t visible[kRows];
+    for (std::size_t row = 0; row < kRows; ++row) {
+      const std::size_t from = tile * kTileTokens;
+      visible[row] = static_cast<std::uint8_t>(std::clamp<std::size_t>(seen_by(row), from, from + kTileTokens) - from);
+    }
+    AttendTile(rows, keys.data() + tile * kDims * kTileTokens, values.data() + tile * kDims * kTileTokens, visible);
+  }
+  for (std::size_t row = 0; row < kRows; ++row) {
+    CAPTURE(row);
+    std::vector<double> scores;
+    for (std::size_t token = 0; token < std::min(seen_by(row), kTiles * kTileTokens); ++token) {
+      double score = 0;
+      for (std::size_t i = 0; i < kDims; ++i) {
+        score += double{queries[row * kDims + i]} *
+                 keys[(token / kTileTokens * kDims + i) * kTileTokens + token % kTileTokens];
+      }
+      scores.push_back(score);
+    }
+    const double most = *std::max_element(scores.begin(), scores.end());
+    double sum = 0;
+    for (double& score : scores) sum += score = std::exp(score - most);
+    double worst = 0;
+    for (std::size_t i = 0; i < kDims; ++i) {
+      double expected = 0;
+      for (std::size_t token = 0; token < scores.size(); ++token) {
+        expected += scores[token] / sum * values[token * kDims + i];
+      }
+      worst = std::max(worst, std::abs(sums[row * kDims + i] / total[row] - expected));
+    }
+    // A score sums 32 products of at most 3: error 32 * 96 * 2^-24 = 1.8e-4 at worst; weights change by as much.
+    CHECK(worst <= 4e-4);
+  }
+}
+
+TEST_CASE("Half precision is rounded to nearest even and comes back exactly") {
+  struct Row {
+    const char* name;
+    float value;
+    std::uint16_t half;
+  };
+  constexpr Row kRows[] = {
+      {"zero", 0.0f, 0x0000},         {"negative zero", -0.0f, 0x8000},       {"one", 1.0f, 0x3C00},
+      {"largest", 65504.0f, 0x7BFF},  {"tie to even, down", 2049.0f, 0x6800}, {"tie to even, up", 2051.0f, 0x6802},
+      {"denormal", 0x1p-24f, 0x0001}, {"half a denormal", 0x1p-25f, 0x0000},  {"too large", 70000.0f, 0x7C00}};
+  for (const Row& row : kRows) {
+    CAPTURE(row.name);
+    const std::vector<float> values(16, row.value);
+    std::uint16_t halves[16];
+    ToHalf(values.data(), 16, halves);
+    CHECK(std::all_of(halves, halves + 16, [&](std::uint16_t half) { return half == row.half; }));
+    plain::ToHalf(values.data(), 1, halves);
+    CHECK(halves[0] == row.half);
+  }
+  std::vector<std::uint16_t> all;
+  for (std::uint32_t half = 0; half < 65536; ++half) {
+    if ((half >> 10 & 31) != 31) all.push_back(static_cast<std::uint16_t>(half));
+  }
+  std::vector<float> floats(all.size());
+  std::vector<std::uint16_t> back(all.size());
+  FromHalf(all.data(), all.size(), floats.data());
+  ToHalf(floats.data(), floats.size(), back.data());
+  CHECK(back == all);
+  std::vector<float> slow(all.size());
+  plain::FromHalf(all.data(), all.size(), slow.data());
+  plain::ToHalf(slow.data(), slow.size(), back.data());
+  CHECK(back == all);
+  CHECK(slow == floats);
+}
+
+TEST_CASE("A normalised row has mean 0 and variance 1") {
+  const std::vector<float> x = Noise(50, 1, 40);
+  std::vector<float> out(50);
+  NormaliseRow(x.data(), 50, 0.0f, nullptr, nullptr, out.data());
+  double mean = 0, variance = 0;
+  for (const float value : out) mean += value / 50;
+  for (const float value : out) variance += value * value / 50;
+  CHECK(std::abs(mean) < 1e-6);
+  CHECK(std::abs(variance - 1) < 1e-6);
+}
+
+TEST_CASE("A thread pool runs every task once, call after call") {
+  for (const unsigned threads : {1u, 2u, 5u}) {
+    CAPTURE(threads);
+    ThreadPool pool(threads);
+    std::vector<std::atomic<int>> runs(100);
+    for (int call = 0; call < 200; ++call)
+      pool.ForEach(runs.size(), [&](std::size_t i, unsigned worker) { runs[i] += worker < threads ? 1 : 1000; });
+    CHECK(std::all_of(runs.begin(), runs.end(), [](const std::atomic<int>& count) { return count == 200; }));
+  }
+}
+
+}  // namespace
+}  // namespace holo::compute
