@@ -12,7 +12,7 @@ packages=(
   g++ cmake ninja-build ccache mold pkg-config
   libprotobuf-dev protobuf-compiler libgrpc++-dev protobuf-compiler-grpc libabsl-dev prometheus-cpp-dev
   libeigen3-dev libhwy-dev libopencv-dev qtbase5-dev libspdlog-dev nlohmann-json3-dev libcli11-dev libexpected-dev libssl-dev
-  libtiff-dev zlib1g-dev
+  libtiff-dev libutf8proc-dev zlib1g-dev
   doctest-dev libbenchmark-dev
 )
 lists=

@@ -8,6 +8,7 @@ endif()
 find_package(ZLIB REQUIRED)
 find_package(OpenCV 4.5 REQUIRED COMPONENTS core imgproc imgcodecs highgui)
 find_package(Qt5 REQUIRED COMPONENTS Core Gui)  # OpenCV's windows are Qt's
+pkg_check_modules(utf8proc REQUIRED IMPORTED_TARGET libutf8proc)
 find_package(spdlog REQUIRED)
 find_package(nlohmann_json REQUIRED)
 find_package(CLI11 REQUIRED)

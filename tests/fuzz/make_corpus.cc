@@ -8,6 +8,7 @@
 #include "common/image_io/image_io.h"
 #include "common/plain/plain.h"
 #include "common/protocol/protocol.h"
+#include "tests/common/language_model/weights/model_files.h"
 
 namespace {
 
@@ -86,6 +87,55 @@ void WriteChunks(const Bytes& file) {
   Write("chunk/picture", out);
 }
 
+Bytes Joined(char first, const std::string& text) {
+  Bytes bytes = {static_cast<std::uint8_t>(first)};
+  bytes.insert(bytes.end(), text.begin(), text.end());
+  return bytes;
+}
+
+// A vocabulary of the bytes and three merges, in both of its forms, and texts.
+void WriteTokenizers() {
+  nlohmann::json vocabulary;
+  std::uint32_t stand_in = 0x100;
+  for (std::uint32_t byte = 0; byte < 256; ++byte) {
+    const bool is_itself = (byte >= 33 && byte <= 126) || (byte >= 161 && byte != 173);
+    const std::uint32_t c = is_itself ? byte : stand_in++;
+    std::string text(1, static_cast<char>(c));
+    if (c >= 0x80) text = {static_cast<char>(0xC0 | c >> 6), static_cast<char>(0x80 | (c & 0x3F))};
+    vocabulary[text] = byte;
+  }
+  vocabulary["er"] = 256;
+  vocabulary["\u0120t"] = 257;
+  vocabulary["\u0120ther"] = 259;
+  vocabulary["\u0120th"] = 258;
+  vocabulary["<|endoftext|>"] = 260;
+  const std::string merges = "#version: 0.2\ne r\n\u0120 t\n\u0120t h\n\u0120th er\n";
+  Write("tokenizer/vocabulary_and_merges", Joined(1, vocabulary.dump() + std::string(1, '\0') + merges));
+  const nlohmann::json whole = {
+      {"added_tokens", {{{"id", 260}, {"content", "<|endoftext|>"}, {"special", true}}}},
+      {"normalizer", nullptr},
+      {"pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", false}}},
+      {"model",
+       {{"type", "BPE"},
+        {"vocab", vocabulary},
+        {"merges", {"e r", "\u0120 t", nlohmann::json::array({"\u0120t", "h"}), "\u0120th er"}}}}};
+  Write("tokenizer/tokenizer_json", Joined(0, whole.dump()));
+  Write("tokenizer/text", Joined(2, "There's   other text, they'll \u00e9rer 12\u00b2!\n\n  \U0001F600 \u65e5\u672c "));
+  Write("tokenizer/no_text", Joined(2, "\xF0\x9F\x98 \xED\xA0\x80\xC0\xAF 's\xE2\x82"));
+}
+
+void WriteWeights() {
+  auto tensors = testing::Gpt2Tensors(3, 2, 2, 1);
+  tensors["h.0.attn.bias"] = {"BOOL", {1, 1, 2, 2}, Bytes(4)};
+  tensors["lm_head.weight"] = tensors["wte.weight"];
+  Write("weights/gpt2", testing::Safetensors(tensors));
+  Write("weights/types",
+        testing::Safetensors(
+            {{"a", {"F16", {2}, Bytes(4)}}, {"b", {"BF16", {1, 2}, Bytes(4)}}, {"c", {"I64", {0}, {}}}}));
+  const std::string config = testing::Gpt2ConfigJson(3, 2, 2, 1, 1).dump();
+  Write("weights/config", {config.begin(), config.end()});
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -117,6 +167,8 @@ int main(int argc, char** argv) {
   coarse.basis_choice = codec::BasisChoice::kUniversal;
   WriteChunks(codec::Encode(large, coarse).value().file);
   WriteSession(rgb_file);
+  WriteTokenizers();
+  WriteWeights();
 
   plain::Options plain_options;
   plain_options.k = 5;
