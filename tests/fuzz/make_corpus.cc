@@ -6,6 +6,7 @@
 #include "common/codec/codec.h"
 #include "common/files/files.h"
 #include "common/image_io/image_io.h"
+#include "common/language_model/kv_cache/kv_cache.h"
 #include "common/plain/plain.h"
 #include "common/protocol/protocol.h"
 #include "tests/common/language_model/weights/model_files.h"
@@ -136,6 +137,35 @@ void WriteWeights() {
   Write("weights/config", {config.begin(), config.end()});
 }
 
+// Without the digests at their ends, which the fuzz target computes.
+void WriteCaches() {
+  const auto write = [](const std::string& name, Bytes bytes) {
+    bytes.resize(bytes.size() - 32);
+    Write("kv_cache/" + name, bytes);
+  };
+  kv_cache::Basis basis;
+  basis.geometry = {1, 1, 32};
+  basis.calibration = "{}";
+  kv_cache::BasisLayer latent;
+  latent.rank = 32;
+  latent.mean.assign(32, 0.5f);
+  latent.encoder.assign(32 * 32, 0.25f);
+  latent.decoder.assign(32 * 32, 0.125f);
+  latent.bits = {5};
+  basis.layers.push_back(latent);
+  write("latent", kv_cache::SerialiseBasis(basis));
+  basis.method = kv_cache::Method::kReport;
+  basis.geometry = {1, 1, 1};
+  basis.layers = {{1, {1, 2}, {1, -1}, {}, {}}};
+  write("report", kv_cache::SerialiseBasis(basis));
+  kv_cache::Cache cache(kv_cache::MakePlainScheme({1, 1, 16}, kv_cache::Precision::kInt4).value());
+  const std::vector<float> row(16, 1.5f);
+  cache.Append(0, {1, row.data(), row.data(), row.data(), 16}, nullptr);
+  cache.Commit(1);
+  const std::uint32_t token = 7;
+  write("saved", kv_cache::SaveCache(cache, std::array<std::uint8_t, 32>{}, {&token, 1}));
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -169,6 +199,7 @@ int main(int argc, char** argv) {
   WriteSession(rgb_file);
   WriteTokenizers();
   WriteWeights();
+  WriteCaches();
 
   plain::Options plain_options;
   plain_options.k = 5;

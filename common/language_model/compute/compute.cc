@@ -262,6 +262,21 @@ void MultiplyRows(const Matrix& matrix, const float* x, std::size_t x_stride, st
   MultiplyPanels(job);
 }
 
+void PackPlanes(const std::uint8_t* values, unsigned bits, std::uint8_t* codes) {
+  std::memset(codes, 0, 4 * bits);
+  unsigned left = bits;
+  for (unsigned plane = 8; plane > 0; plane /= 2) {
+    if ((bits & plane) == 0) continue;
+    left -= plane;
+    for (unsigned i = 0; i < kPlaneCodes; ++i) {
+      const unsigned bit = i * plane;
+      const unsigned part = values[i] >> left & ((1u << plane) - 1);
+      codes[bit / 8] = static_cast<std::uint8_t>(codes[bit / 8] | part << bit % 8);
+    }
+    codes += 4 * plane;
+  }
+}
+
 void NormaliseRow(const float* x, std::size_t width, float epsilon, const float* gain, const float* bias, float* out) {
   // Four sums side by side, in double: one sum would wait for itself.
   double sums[4] = {};

@@ -196,6 +196,16 @@ void FromHalf(const std::uint16_t* values, std::size_t count, float* out);
 void ExpandInt8(const std::uint8_t* codes, const float* scales, std::size_t count, float* out);
 void ExpandInt4(const std::uint8_t* codes, const float* scales, std::size_t count, float* out);
 
+// Codes of `bits` bits (1..8) as (code - (2^bits - 1) / 2) * scale: 32 of them, stored plane by plane. A plane has 8,
+// 4, 2 or 1 bits, as many planes as `bits` has ones, the largest (of the highest bits) first; within a plane, codes
+// follow each other from the lowest bit of little-endian words on. `codes` has 4 * bits bytes.
+inline constexpr std::size_t kPlaneCodes = 32;
+void ExpandPlanes(const std::uint8_t* codes, unsigned bits, float scale, float* out);
+void PackPlanes(const std::uint8_t* values, unsigned bits, std::uint8_t* codes);
+
+// out [columns, kTileTokens] = in [kTileTokens, columns] transposed; `columns` is a multiple of kPanel.
+void TransposeTile(const float* in, std::size_t columns, float* out);
+
 // What the kernels were compiled for and this machine has: "AVX2", or "plain".
 [[nodiscard]] std::string_view KernelName();
 

@@ -27,6 +27,12 @@ void ExpandInt8(const std::uint8_t* codes, const float* scales, std::size_t coun
 void ExpandInt4(const std::uint8_t* codes, const float* scales, std::size_t count, float* out) {
   plain::ExpandInt4(codes, scales, count, out);
 }
+void ExpandPlanes(const std::uint8_t* codes, unsigned bits, float scale, float* out) {
+  plain::ExpandPlanes(codes, bits, scale, out);
+}
+void TransposeTile(const float* in, std::size_t columns, float* out) {
+  plain::TransposeTile(in, columns, out);
+}
 std::string_view KernelName() {
   return "plain";
 }
@@ -75,6 +81,12 @@ void Codes8(const std::uint8_t* codes, const float* scales, std::size_t count, f
 }
 void Codes4(const std::uint8_t* codes, const float* scales, std::size_t count, float* out) {
   plain::ExpandInt4(codes, scales, count, out);
+}
+void Planes(const std::uint8_t* codes, unsigned bits, float scale, float* out) {
+  plain::ExpandPlanes(codes, bits, scale, out);
+}
+void Transpose(const float* in, std::size_t columns, float* out) {
+  plain::TransposeTile(in, columns, out);
 }
 
 #else
@@ -403,6 +415,59 @@ void Codes4(const std::uint8_t* codes, const float* scales, std::size_t count, f
   }
 }
 
+void Planes(const std::uint8_t* codes, unsigned bits, float scale, float* out) {
+  const F32 d;
+  const I32 i32;
+  const hn::RebindToUnsigned<F32> u32;
+  using VU = hn::Vec<decltype(u32)>;
+  const VU lane = hn::Iota(u32, 0);
+  const VF middle = hn::Set(d, static_cast<float>((1u << bits) - 1) / 2);
+  const VF step = hn::Set(d, scale);
+  for (std::size_t first = 0; first < kPlaneCodes; first += kLanes) {
+    VU value = hn::Zero(u32);
+    const std::uint8_t* from = codes;
+    if ((bits & 8) != 0) {
+      value = hn::PromoteTo(u32, hn::LoadU(hn::Rebind<std::uint8_t, F32>(), from + first));
+      from += 32;
+    }
+    for (const unsigned plane : {4u, 2u, 1u}) {
+      if ((bits & plane) == 0) continue;
+      // The lanes' codes lie in one word, as 8 codes have at most 32 bits.
+      const std::size_t bit = first * plane;
+      std::uint32_t word = 0;
+      std::memcpy(&word, from + bit / 32 * 4, sizeof(word));
+      const VU shift = hn::Add(hn::Mul(lane, hn::Set(u32, plane)), hn::Set(u32, static_cast<std::uint32_t>(bit % 32)));
+      const VU part = hn::And(hn::Shr(hn::Set(u32, word), shift), hn::Set(u32, (1u << plane) - 1));
+      value = hn::Or(hn::Shl(value, hn::Set(u32, plane)), part);
+      from += 4 * plane;
+    }
+    const VF number = hn::ConvertTo(d, hn::BitCast(i32, value));
+    hn::StoreU(hn::Mul(hn::Sub(number, middle), step), d, out + first);
+  }
+}
+
+void Transpose(const float* in, std::size_t columns, float* out) {
+  const hn::CappedTag<float, 4> d;
+  for (std::size_t token = 0; token < kTileTokens; token += 4) {
+    for (std::size_t i = 0; i < columns; i += 4) {
+      const float* from = in + token * columns + i;
+      const auto a = hn::LoadU(d, from);
+      const auto b = hn::LoadU(d, from + columns);
+      const auto c = hn::LoadU(d, from + 2 * columns);
+      const auto e = hn::LoadU(d, from + 3 * columns);
+      const auto ab_low = hn::InterleaveLower(d, a, b);
+      const auto ab_high = hn::InterleaveUpper(d, a, b);
+      const auto ce_low = hn::InterleaveLower(d, c, e);
+      const auto ce_high = hn::InterleaveUpper(d, c, e);
+      float* to = out + i * kTileTokens + token;
+      hn::StoreU(hn::ConcatLowerLower(d, ce_low, ab_low), d, to);
+      hn::StoreU(hn::ConcatUpperUpper(d, ce_low, ab_low), d, to + kTileTokens);
+      hn::StoreU(hn::ConcatLowerLower(d, ce_high, ab_high), d, to + 2 * kTileTokens);
+      hn::StoreU(hn::ConcatUpperUpper(d, ce_high, ab_high), d, to + 3 * kTileTokens);
+    }
+  }
+}
+
 #endif
 
 const char* Name() {
@@ -424,6 +489,8 @@ HWY_EXPORT(HalfFrom);
 HWY_EXPORT(HalfTo);
 HWY_EXPORT(Codes8);
 HWY_EXPORT(Codes4);
+HWY_EXPORT(Planes);
+HWY_EXPORT(Transpose);
 HWY_EXPORT(Name);
 
 void MultiplyPanels(const PanelJob& job) {
@@ -446,6 +513,12 @@ void ExpandInt8(const std::uint8_t* codes, const float* scales, std::size_t coun
 }
 void ExpandInt4(const std::uint8_t* codes, const float* scales, std::size_t count, float* out) {
   HWY_DYNAMIC_DISPATCH(Codes4)(codes, scales, count, out);
+}
+void ExpandPlanes(const std::uint8_t* codes, unsigned bits, float scale, float* out) {
+  HWY_DYNAMIC_DISPATCH(Planes)(codes, bits, scale, out);
+}
+void TransposeTile(const float* in, std::size_t columns, float* out) {
+  HWY_DYNAMIC_DISPATCH(Transpose)(in, columns, out);
 }
 std::string_view KernelName() {
   return HWY_DYNAMIC_DISPATCH(Name)();

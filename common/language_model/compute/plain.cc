@@ -145,4 +145,24 @@ void ExpandInt4(const std::uint8_t* codes, const float* scales, std::size_t coun
   }
 }
 
+void ExpandPlanes(const std::uint8_t* codes, unsigned bits, float scale, float* out) {
+  const float middle = static_cast<float>((1u << bits) - 1) / 2;
+  std::array<unsigned, kPlaneCodes> values{};
+  for (unsigned plane = 8; plane > 0; plane /= 2) {
+    if ((bits & plane) == 0) continue;
+    for (unsigned i = 0; i < kPlaneCodes; ++i) {
+      const unsigned bit = i * plane;
+      values[i] = values[i] << plane | (codes[bit / 8] >> bit % 8 & ((1u << plane) - 1));
+    }
+    codes += 4 * plane;
+  }
+  for (unsigned i = 0; i < kPlaneCodes; ++i) out[i] = (static_cast<float>(values[i]) - middle) * scale;
+}
+
+void TransposeTile(const float* in, std::size_t columns, float* out) {
+  for (std::size_t i = 0; i < columns; ++i) {
+    for (std::size_t token = 0; token < kTileTokens; ++token) out[i * kTileTokens + token] = in[token * columns + i];
+  }
+}
+
 }  // namespace holo::compute::plain

@@ -16,7 +16,7 @@ void AttendPart(std::size_t layer, std::size_t part, const Request& request, flo
   const Cache& cache = *request.cache;
   const Scheme& scheme = cache.scheme();
   const std::size_t heads = scheme.heads_per_part();
-  const std::size_t dims = scheme.dims();
+  const std::size_t dims = scheme.dims(layer);
   const std::size_t width = scheme.geometry().width();
   const std::size_t tokens_at_once = std::max<std::size_t>(1, kRowsAtOnce / heads);
   const std::size_t most_rows = tokens_at_once * heads;
@@ -71,6 +71,16 @@ std::shared_ptr<compute::AlignedBytes> Copy(const compute::AlignedBytes& block) 
 
 }  // namespace
 
+void Scheme::SetLayerBytes(std::span<const std::size_t> first_block, std::span<const std::size_t> other_blocks) {
+  const auto sums = [](std::span<const std::size_t> sizes) {
+    std::vector<std::size_t> offsets = {0};
+    for (const std::size_t bytes : sizes) offsets.push_back(offsets.back() + compute::RoundUp(bytes, 4));
+    return offsets;
+  };
+  first_offsets_ = sums(first_block);
+  offsets_ = sums(other_blocks);
+}
+
 Cache::Cache(std::shared_ptr<const Scheme> scheme) : scheme_(std::move(scheme)) {}
 
 Cache Cache::Fork() const {
@@ -102,17 +112,28 @@ void Cache::Truncate(std::size_t tokens) {
   blocks_.back() = Copy(*blocks_.back());
 }
 
-void Cache::Append(std::size_t layer, std::span<const TokenRow> rows) {
-  Reserve(tokens_ + rows.size());
-  for (std::size_t row = 0; row < rows.size(); ++row) {
+void Cache::Append(std::size_t layer, const Rows& rows, const float* prepared) {
+  Reserve(tokens_ + rows.count);
+  const std::size_t prepared_width = scheme_->prepared_width(layer);
+  for (std::size_t row = 0; row < rows.count; ++row) {
     const std::size_t index = (tokens_ + row) / kBlockTokens;
-    std::uint8_t* stored = blocks_[index]->as<std::uint8_t>() + layer * scheme_->layer_bytes(index);
-    scheme_->Write(layer, index, (tokens_ + row) % kBlockTokens, rows[row], stored);
+    std::uint8_t* stored = blocks_[index]->as<std::uint8_t>() + scheme_->offset(layer, index);
+    scheme_->Write(layer, index, (tokens_ + row) % kBlockTokens, rows, row, prepared + row * prepared_width, stored);
   }
 }
 
 const std::uint8_t* Cache::Stored(std::size_t layer, std::size_t block) const {
-  return blocks_[block]->as<std::uint8_t>() + layer * scheme_->layer_bytes(block);
+  return blocks_[block]->as<std::uint8_t>() + scheme_->offset(layer, block);
+}
+
+void Cache::Load(std::size_t tokens, std::span<const std::span<const std::uint8_t>> blocks) {
+  blocks_.clear();
+  tokens_ = tokens;
+  for (const std::span<const std::uint8_t> bytes : blocks) {
+    auto block = std::make_shared<Block>(bytes.size());
+    std::memcpy(block->as<std::uint8_t>(), bytes.data(), bytes.size());
+    blocks_.push_back(std::move(block));
+  }
 }
 
 void Attend(std::size_t layer, std::span<const Request> requests, AttentionScratch& scratch,
@@ -122,8 +143,8 @@ void Attend(std::size_t layer, std::span<const Request> requests, AttentionScrat
   for (const Request& request : requests) {
     const Scheme& scheme = request.cache->scheme();
     const std::size_t rows = std::max(kRowsAtOnce, scheme.heads_per_part());
-    most_floats =
-        std::max(most_floats, rows * (2 * scheme.dims() + kBlockTokens + 2) + 2 * scheme.dims() * kBlockTokens);
+    most_floats = std::max(most_floats,
+                           rows * (2 * scheme.dims(layer) + kBlockTokens + 2) + 2 * scheme.dims(layer) * kBlockTokens);
   }
   scratch.workers.resize(std::max<std::size_t>(scratch.workers.size(), pool.threads()));
   for (compute::AlignedBytes& bytes : scratch.workers) {

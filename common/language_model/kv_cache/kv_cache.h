@@ -11,6 +11,7 @@
 // One Cache is used by one thread at a time; Attend() itself spreads over the threads of a pool.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -35,11 +36,14 @@ struct Geometry {
   friend bool operator==(const Geometry&, const Geometry&) = default;
 };
 
-// One token in one layer: what may be stored of it.
-struct TokenRow {
-  const float* normalised = nullptr;  // [width], the output of ln_1 before its gain and bias
-  const float* key = nullptr;         // [width], null unless the scheme needs_keys_and_values()
-  const float* value = nullptr;       // [width], likewise
+// Consecutive tokens in one layer: what may be stored of them.
+struct Rows {
+  std::size_t count = 0;
+  const float* normalised = nullptr;  // [count, width], the output of ln_1 before its gain and bias
+  // [count, width], rows key_stride apart; null unless the scheme needs_keys_and_values().
+  const float* keys = nullptr;
+  const float* values = nullptr;
+  std::size_t key_stride = 0;
 };
 
 // Heads that attend to the same stored numbers form a part; parts are computed independently.
@@ -53,18 +57,32 @@ class Scheme {
   // False: keys and values need not be computed for this scheme.
   [[nodiscard]] virtual bool needs_keys_and_values() const = 0;
   // Of one block and all layers; the first block of a sequence may be larger.
-  [[nodiscard]] std::size_t block_bytes(std::size_t block) const { return geometry_.layers * layer_bytes(block); }
+  [[nodiscard]] std::size_t block_bytes(std::size_t block) const { return offset(geometry_.layers, block); }
+  // In every block but the first.
   [[nodiscard]] double bytes_per_token() const { return static_cast<double>(block_bytes(1)) / kBlockTokens; }
 
+  // Two schemes with the same identity read each other's bytes.
+  [[nodiscard]] const std::array<std::uint8_t, 32>& identity() const { return identity_; }
+
   // What follows is for Cache and Attend(). `stored` is one layer's share of one block.
-  [[nodiscard]] virtual std::size_t layer_bytes(std::size_t block) const = 0;  // a multiple of 64
+  // Where a layer's share begins in its block.
+  [[nodiscard]] std::size_t offset(std::size_t layer, std::size_t block) const {
+    return block == 0 ? first_offsets_[layer] : offsets_[layer];
+  }
   [[nodiscard]] virtual std::size_t parts() const = 0;
   [[nodiscard]] std::size_t heads_per_part() const { return geometry_.heads / parts(); }
   // Length of a stored key or value as attention sees it; a multiple of compute::kPanel.
-  [[nodiscard]] virtual std::size_t dims() const = 0;
-  // Stores the token in its place in its block, whatever was there.
-  virtual void Write(std::size_t layer, std::size_t block, std::size_t place, const TokenRow& token,
-                     std::uint8_t* stored) const = 0;
+  [[nodiscard]] virtual std::size_t dims(std::size_t layer) const = 0;
+  // What Write() wants of each row besides the row itself: coordinates, projected for many rows at once.
+  [[nodiscard]] virtual std::size_t prepared_width(std::size_t layer) const {
+    (void)layer;
+    return 0;
+  }
+  // `out` is [rows.count, prepared_width].
+  virtual void Prepare(std::size_t, const Rows&, float*, compute::Scratch&, compute::ThreadPool&) const {}
+  // Stores row `row` in its place in its block, whatever was there. `prepared` belongs to that row.
+  virtual void Write(std::size_t layer, std::size_t block, std::size_t place, const Rows& rows, std::size_t row,
+                     const float* prepared, std::uint8_t* stored) const = 0;
   // Queries [tokens, width] become [tokens, heads_per_part, dims], with the softmax's scale.
   virtual void PrepareQueries(std::size_t layer, std::size_t part, const float* queries, std::size_t tokens,
                               float* out) const = 0;
@@ -81,10 +99,15 @@ class Scheme {
                       float* out) const = 0;
 
  protected:
-  explicit Scheme(const Geometry& geometry) : geometry_(geometry) {}
+  Scheme(const Geometry& geometry, const std::array<std::uint8_t, 32>& identity)
+      : geometry_(geometry), identity_(identity) {}
+  // To be called by the constructor: what one layer takes in the first block of a sequence, and in the others.
+  void SetLayerBytes(std::span<const std::size_t> first_block, std::span<const std::size_t> other_blocks);
 
  private:
   Geometry geometry_;
+  std::array<std::uint8_t, 32> identity_;
+  std::vector<std::size_t> first_offsets_, offsets_;  // [layers + 1]; multiples of 4
 };
 
 enum class Precision : std::uint8_t {
@@ -97,6 +120,58 @@ enum class Precision : std::uint8_t {
 
 // Keys and values as they are, at some precision. kInvalidArgument for a geometry with a zero in it.
 [[nodiscard]] Result<std::shared_ptr<const Scheme>> MakePlainScheme(const Geometry& geometry, Precision precision);
+
+// What it takes to store less: the result of a calibration. Coordinates are (x - mean) encoder.
+enum class Method : std::uint8_t {
+  // One row of coordinates of the normalised row stands for keys and values. Groups of kGroup neighbouring coordinates,
+  // each of variance 1, have the same number of bits, and for each token one scale in a byte. The first kExactTokens
+  // tokens
+  // of a sequence are stored in half precision.
+  kLatent = 1,
+  // Principal components of keys and of values, in half precision: the source report's method.
+  kReport = 2,
+};
+[[nodiscard]] std::string_view MethodName(Method method);
+
+inline constexpr std::size_t kGroup = 32;
+inline constexpr std::size_t kExactTokens = 4;
+inline constexpr std::uint32_t kMaxWidth = 16384;
+inline constexpr std::uint32_t kMaxLayers = 1024;
+
+struct BasisLayer {
+  std::uint32_t rank = 0;          // latent: a multiple of kGroup; report: of keys and of values each
+  std::vector<float> mean;         // [width]; report: [2, width], keys and values
+  std::vector<float> encoder;      // [width, rank]; report: [2, width, rank], columns orthonormal
+  std::vector<float> decoder;      // [rank, width]; report: empty, as it is the encoder's transpose
+  std::vector<std::uint8_t> bits;  // [rank / kGroup], 1..8; report: empty
+
+  friend bool operator==(const BasisLayer&, const BasisLayer&) = default;
+};
+
+struct Basis {
+  Method method = Method::kLatent;
+  Geometry geometry;
+  std::array<std::uint8_t, 32> base_fingerprint{};  // weights::Fingerprint of the model
+  std::string calibration;                          // on what: a JSON object, UTF-8, at most 64 KiB
+  std::vector<BasisLayer> layers;
+
+  friend bool operator==(const Basis&, const Basis&) = default;
+};
+
+// The byte format of FORMAT.md. ParseBasis: kDataLoss for damage, kUnimplemented for another version.
+[[nodiscard]] std::vector<std::uint8_t> SerialiseBasis(const Basis& basis);
+[[nodiscard]] Result<Basis> ParseBasis(std::span<const std::uint8_t> bytes, std::string_view name);
+
+// What keys and values are made of in one layer: key = normalised key_weights + a bias that no softmax notices, and
+// value = normalised value_weights + value_bias.
+struct LayerWeights {
+  std::vector<float> key_weights;    // [width, width], inputs first
+  std::vector<float> value_weights;  // [width, width]
+  std::vector<float> value_bias;     // [width]
+};
+// kInvalidArgument where `layers` does not belong to the basis's geometry.
+[[nodiscard]] Result<std::shared_ptr<const Scheme>> MakeProjectedScheme(const Basis& basis,
+                                                                        std::span<const LayerWeights> layers);
 
 class Cache {
  public:
@@ -120,11 +195,14 @@ class Cache {
 
   // In this order, for each step: Append() once for every layer with the same number of rows, Attend() on a layer after
   // its Append(), Commit() at the end with that number.
-  void Append(std::size_t layer, std::span<const TokenRow> rows);
+  // `prepared` is what the scheme's Prepare() made of these rows.
+  void Append(std::size_t layer, const Rows& rows, const float* prepared);
   void Commit(std::size_t rows) { tokens_ += rows; }
 
   // One layer of one block, read-only.
   [[nodiscard]] const std::uint8_t* Stored(std::size_t layer, std::size_t block) const;
+  // Replaces everything: `blocks` are what Stored(0, i) gave, block_bytes(i) each, for `tokens` tokens.
+  void Load(std::size_t tokens, std::span<const std::span<const std::uint8_t>> blocks);
 
  private:
   using Block = compute::AlignedBytes;
@@ -132,6 +210,19 @@ class Cache {
   std::vector<std::shared_ptr<Block>> blocks_;
   std::size_t tokens_ = 0;
 };
+
+// A sequence's memory as bytes (FORMAT.md), with the tokens it is of, and back: kDataLoss for damage, kUnimplemented
+// for another version, kFailedPrecondition for a cache of another model or scheme. `tokens` are cache.tokens() many.
+[[nodiscard]] std::vector<std::uint8_t> SaveCache(const Cache& cache,
+                                                  std::span<const std::uint8_t, 32> base_fingerprint,
+                                                  std::span<const std::uint32_t> tokens);
+struct SavedCache {
+  Cache cache;
+  std::vector<std::uint32_t> tokens;
+};
+[[nodiscard]] Result<SavedCache> RestoreCache(std::span<const std::uint8_t> bytes, std::string_view name,
+                                              std::shared_ptr<const Scheme> scheme,
+                                              std::span<const std::uint8_t, 32> base_fingerprint);
 
 // Memory of Attend(), one for each worker of the pool. Grows and stays.
 struct AttentionScratch {

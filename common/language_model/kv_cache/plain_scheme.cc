@@ -5,32 +5,45 @@
 #include <cmath>
 #include <cstring>
 
+#include "common/bytes/bytes.h"
 #include "common/language_model/kv_cache/kv_cache.h"
 
 namespace holo::kv_cache {
 namespace {
 
+std::array<std::uint8_t, 32> Identity(const Geometry& geometry, Precision precision) {
+  bytes::ByteWriter writer;
+  writer.WriteU8(static_cast<std::uint8_t>(precision));
+  writer.WriteU32(geometry.layers);
+  writer.WriteU32(geometry.heads);
+  writer.WriteU32(geometry.head_width);
+  return bytes::Sha256(writer.bytes());
+}
+
 class PlainScheme final : public Scheme {
  public:
   PlainScheme(const Geometry& geometry, Precision precision)
-      : Scheme(geometry),
+      : Scheme(geometry, Identity(geometry, precision)),
         precision_(precision),
         dims_(compute::RoundUp(geometry.head_width, compute::kPanel)),
-        group_(dims_ % 32 == 0 ? 32 : 16) {}
+        group_(dims_ % 32 == 0 ? 32 : 16) {
+    const std::vector<std::size_t> bytes(geometry.layers, geometry.heads * PartBytes());
+    SetLayerBytes(bytes, bytes);
+  }
 
   std::string name() const override { return std::string(PrecisionName(precision_)); }
   bool needs_keys_and_values() const override { return true; }
-  std::size_t layer_bytes(std::size_t) const override { return parts() * PartBytes(); }
   std::size_t parts() const override { return geometry().heads; }
-  std::size_t dims() const override { return dims_; }
+  std::size_t dims(std::size_t) const override { return dims_; }
 
-  void Write(std::size_t, std::size_t, std::size_t place, const TokenRow& token, std::uint8_t* stored) const override {
+  void Write(std::size_t, std::size_t, std::size_t place, const Rows& rows, std::size_t row, const float*,
+             std::uint8_t* stored) const override {
     float key[kMostDims] = {};
     float value[kMostDims] = {};
     const std::size_t head_width = geometry().head_width;
     for (std::size_t part = 0; part < parts(); ++part) {
-      std::copy_n(token.key + part * head_width, head_width, key);
-      std::copy_n(token.value + part * head_width, head_width, value);
+      std::copy_n(rows.keys + row * rows.key_stride + part * head_width, head_width, key);
+      std::copy_n(rows.values + row * rows.key_stride + part * head_width, head_width, value);
       std::uint8_t* at = stored + part * PartBytes();
       WriteRow(key, at, at + CodeBytes(), place, /*transposed=*/true);
       WriteRow(value, at + HalfPartBytes(), at + HalfPartBytes() + CodeBytes(), place, /*transposed=*/false);

@@ -8,6 +8,10 @@ namespace {
 using compute::Matrix;
 using compute::WeightType;
 
+void Grow(std::vector<float>& buffer, std::size_t size) {
+  if (buffer.size() < size) buffer.resize(size);
+}
+
 std::vector<float> Columns(const std::vector<float>& matrix, std::size_t columns, std::size_t first,
                            std::size_t count) {
   const std::size_t rows = matrix.size() / columns;
@@ -40,6 +44,28 @@ Result<Matrix> LoadMatrix(WeightType type, const weights::Tensor& weight, const 
 
 }  // namespace
 
+Result<AttentionWeights> LoadAttention(const weights::Gpt2Layer& layer) {
+  HOLO_ASSIGN_OR_RETURN(const std::vector<float> gain, weights::ToFloat(layer.ln_1_weight));
+  HOLO_ASSIGN_OR_RETURN(const std::vector<float> shift, weights::ToFloat(layer.ln_1_bias));
+  HOLO_ASSIGN_OR_RETURN(std::vector<float> matrix, weights::ToFloat(layer.attention_weight));
+  HOLO_ASSIGN_OR_RETURN(std::vector<float> bias, weights::ToFloat(layer.attention_bias));
+  Fold(gain, shift, matrix, bias);
+  const std::size_t width = gain.size();
+  const auto bias_from = [&](std::size_t first) {
+    const auto begin = bias.begin() + static_cast<std::ptrdiff_t>(first);
+    return std::vector<float>(begin, begin + static_cast<std::ptrdiff_t>(width));
+  };
+  AttentionWeights out;
+  out.queries = Columns(matrix, 3 * width, 0, width);
+  out.keys = Columns(matrix, 3 * width, width, width);
+  out.values = Columns(matrix, 3 * width, 2 * width, width);
+  out.query_bias = bias_from(0);
+  out.key_bias = bias_from(width);
+  out.value_bias = bias_from(2 * width);
+  HOLO_ASSIGN_OR_RETURN(out.projection, weights::ToFloat(layer.projection_weight));
+  return out;
+}
+
 Result<std::shared_ptr<const Model>> Model::Create(const weights::Gpt2Weights& weights, WeightType type) {
   const weights::Gpt2Config& config = weights.config;
   const std::size_t longest = std::max(config.width, config.inner_width);
@@ -65,15 +91,16 @@ Result<std::shared_ptr<const Model>> Model::Create(const weights::Gpt2Weights& w
   for (const weights::Gpt2Layer& from : weights.layers) {
     Layer layer;
     {
-      HOLO_ASSIGN_OR_RETURN(const std::vector<float> gain, weights::ToFloat(from.ln_1_weight));
-      HOLO_ASSIGN_OR_RETURN(const std::vector<float> shift, weights::ToFloat(from.ln_1_bias));
-      HOLO_ASSIGN_OR_RETURN(std::vector<float> matrix, weights::ToFloat(from.attention_weight));
-      HOLO_ASSIGN_OR_RETURN(std::vector<float> bias, weights::ToFloat(from.attention_bias));
-      Fold(gain, shift, matrix, bias);
-      const std::span<const float> biases = bias;
-      layer.queries = Matrix::Pack(type, width, width, Columns(matrix, 3 * width, 0, width), biases.first(width));
-      layer.keys_and_values =
-          Matrix::Pack(type, width, 2 * width, Columns(matrix, 3 * width, width, 2 * width), biases.subspan(width));
+      HOLO_ASSIGN_OR_RETURN(AttentionWeights attention, LoadAttention(from));
+      layer.queries = Matrix::Pack(type, width, width, attention.queries, attention.query_bias);
+      std::vector<float> both(2 * width * width);
+      for (std::size_t i = 0; i < width; ++i) {
+        std::copy_n(attention.keys.data() + i * width, width, both.data() + 2 * i * width);
+        std::copy_n(attention.values.data() + i * width, width, both.data() + (2 * i + 1) * width);
+      }
+      std::vector<float> bias = attention.key_bias;
+      bias.insert(bias.end(), attention.value_bias.begin(), attention.value_bias.end());
+      layer.keys_and_values = Matrix::Pack(type, width, 2 * width, both, bias);
     }
     {
       HOLO_ASSIGN_OR_RETURN(const std::vector<float> gain, weights::ToFloat(from.ln_2_weight));
@@ -156,20 +183,36 @@ void Model::RunLayer(std::size_t index, std::span<const Sequence> sequences, std
 
   workspace.requests.clear();
   std::size_t first = 0;
-  for (const Sequence& sequence : sequences) {
-    const std::size_t count = sequence.tokens.size();
-    workspace.token_rows.clear();
-    for (std::size_t row = first; row < first + count; ++row) {
-      kv_cache::TokenRow& token = workspace.token_rows.emplace_back();
-      token.normalised = normalised + row * width;
-      if (!needs_keys_and_values) continue;
-      token.key = keys + row * 2 * width;
-      token.value = token.key + width;
+  for (std::size_t i = 0; i < sequences.size();) {
+    // Neighbours with the same scheme are prepared together.
+    const kv_cache::Scheme& scheme = sequences[i].cache->scheme();
+    std::size_t end = i;
+    std::size_t count = 0;
+    for (; end < sequences.size() && &sequences[end].cache->scheme() == &scheme; ++end) {
+      count += sequences[end].tokens.size();
     }
-    sequence.cache->Append(index, workspace.token_rows);
-    workspace.requests.push_back(
-        {sequence.cache, count, queries + first * width, workspace.attention.data() + first * width});
-    first += count;
+    const std::size_t prepared_width = scheme.prepared_width(index);
+    Grow(workspace.prepared, count * prepared_width);
+    const auto rows_from = [&](std::size_t row, std::size_t number) {
+      kv_cache::Rows of;
+      of.count = number;
+      of.normalised = normalised + row * width;
+      if (!needs_keys_and_values) return of;
+      of.keys = keys + row * 2 * width;
+      of.values = of.keys + width;
+      of.key_stride = 2 * width;
+      return of;
+    };
+    scheme.Prepare(index, rows_from(first, count), workspace.prepared.data(), workspace.scratch, pool);
+    const float* prepared = workspace.prepared.data();
+    for (; i < end; ++i) {
+      const std::size_t number = sequences[i].tokens.size();
+      sequences[i].cache->Append(index, rows_from(first, number), prepared);
+      workspace.requests.push_back(
+          {sequences[i].cache, number, queries + first * width, workspace.attention.data() + first * width});
+      prepared += number * prepared_width;
+      first += number;
+    }
   }
   kv_cache::Attend(index, workspace.requests, workspace.attention_scratch, pool);
   compute::Multiply(layer.projection, workspace.attention.data(), rows, hidden, Store::kAdd, workspace.scratch, pool);
@@ -198,17 +241,14 @@ Result<std::span<const float>> Model::Forward(std::span<const Sequence> sequence
     wanted += sequence.all_logits ? sequence.tokens.size() : 1;
     needs_keys_and_values = needs_keys_and_values || sequence.cache->scheme().needs_keys_and_values();
   }
-  const auto grow = [](std::vector<float>& buffer, std::size_t size) {
-    if (buffer.size() < size) buffer.resize(size);
-  };
-  grow(workspace.hidden, rows * width);
-  grow(workspace.normalised, rows * width);
-  grow(workspace.queries, rows * width);
-  grow(workspace.keys_and_values, needs_keys_and_values ? rows * 2 * width : 0);
-  grow(workspace.attention, rows * width);
-  grow(workspace.inner, compute::RoundUp(rows * config_.inner_width, compute::kPanel));
-  grow(workspace.last, wanted * width);
-  grow(workspace.logits, wanted * config_.vocabulary);
+  Grow(workspace.hidden, rows * width);
+  Grow(workspace.normalised, rows * width);
+  Grow(workspace.queries, rows * width);
+  Grow(workspace.keys_and_values, needs_keys_and_values ? rows * 2 * width : 0);
+  Grow(workspace.attention, rows * width);
+  Grow(workspace.inner, compute::RoundUp(rows * config_.inner_width, compute::kPanel));
+  Grow(workspace.last, wanted * width);
+  Grow(workspace.logits, wanted * config_.vocabulary);
 
   float* row = workspace.hidden.data();
   for (const Sequence& sequence : sequences) {

@@ -30,6 +30,14 @@ struct Sequence {
   bool all_logits = false;                // for every token, not only the last
 };
 
+// The matrices of one layer's attention, [inputs, outputs], with the gain and bias of ln_1 folded into the first three.
+struct AttentionWeights {
+  std::vector<float> queries, keys, values;             // [width, width]
+  std::vector<float> query_bias, key_bias, value_bias;  // [width]
+  std::vector<float> projection;                        // [width, width]
+};
+[[nodiscard]] Result<AttentionWeights> LoadAttention(const weights::Gpt2Layer& layer);
+
 // What one layer computes for the rows of all sequences of a call, in order. All [rows, width], but for the stride.
 struct LayerView {
   std::size_t layer = 0;
@@ -46,8 +54,7 @@ using Observer = std::function<void(const LayerView&)>;
 
 // The memory of Forward(): grows with the number of rows in a call and stays.
 struct Workspace {
-  std::vector<float> hidden, normalised, queries, keys_and_values, attention, inner, last, logits;
-  std::vector<kv_cache::TokenRow> token_rows;
+  std::vector<float> hidden, normalised, queries, keys_and_values, prepared, attention, inner, last, logits;
   std::vector<kv_cache::Request> requests;
   compute::Scratch scratch;
   kv_cache::AttentionScratch attention_scratch;

@@ -144,6 +144,40 @@ TEST_CASE("The vector kernels agree with the plain ones") {
   for (std::size_t i = 0; i < fast.size(); ++i) CHECK(std::abs(fast[i] - slow[i]) <= 1e-6 * (1 + std::abs(slow[i])));
 }
 
+TEST_CASE("codes of every width come back, and the vector kernels expand them as the plain ones do") {
+  std::mt19937 random(1);
+  for (unsigned bits = 1; bits <= 8; ++bits) {
+    CAPTURE(bits);
+    std::uint8_t values[kPlaneCodes];
+    for (std::uint8_t& value : values) value = static_cast<std::uint8_t>(random() & ((1u << bits) - 1));
+    std::uint8_t codes[32];
+    PackPlanes(values, bits, codes);
+    float fast[kPlaneCodes], slow[kPlaneCodes];
+    ExpandPlanes(codes, bits, 0.5f, fast);
+    plain::ExpandPlanes(codes, bits, 0.5f, slow);
+    for (std::size_t i = 0; i < kPlaneCodes; ++i) {
+      CHECK(fast[i] == (static_cast<float>(values[i]) - static_cast<float>((1u << bits) - 1) / 2) * 0.5f);
+      CHECK(slow[i] == fast[i]);
+    }
+  }
+  std::vector<std::uint8_t> codes(64);
+  for (std::uint8_t& code : codes) code = static_cast<std::uint8_t>(random());
+  const std::vector<float> scales = Noise(64, 2);
+  std::vector<float> fast(64), slow(64);
+  ExpandInt8(codes.data(), scales.data(), 64, fast.data());
+  plain::ExpandInt8(codes.data(), scales.data(), 64, slow.data());
+  CHECK(fast == slow);
+  ExpandInt4(codes.data(), scales.data(), 64, fast.data());
+  plain::ExpandInt4(codes.data(), scales.data(), 64, slow.data());
+  CHECK(fast == slow);
+  const std::vector<float> tile = Noise(kTileTokens * 48, 3);
+  fast.resize(tile.size());
+  slow.resize(tile.size());
+  TransposeTile(tile.data(), 48, fast.data());
+  plain::TransposeTile(tile.data(), 48, slow.data());
+  CHECK(fast == slow);
+}
+
 TEST_CASE("Attention over tiles is the softmax over all that each row sees") {
   constexpr std::size_t kRows = 9;
   constexpr std::size_t kDims = 32;

@@ -1,0 +1,330 @@
+#include <Eigen/Core>
+#include <Eigen/Eigenvalues>
+#include <algorithm>
+#include <cmath>
+
+#include "common/bytes/bytes.h"
+#include "common/language_model/calibration/calibration.h"
+
+namespace holo::calibration {
+namespace {
+
+using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+using kv_cache::BasisLayer;
+using kv_cache::kGroup;
+
+// Relative to the mean of the diagonal: what a finite text says about the least of its directions is chance.
+constexpr double kRidge = 1e-4;
+
+// What a group's squared error is of its variance, with 0 to 8 bits: measured on normally distributed values with the
+// coder of kv_cache (calibration_test checks it).
+constexpr double kErrorOfBits[9] = {1, 0.370, 0.120, 0.0375, 0.0112, 0.00345, 0.00092, 0.00027, 0.000067};
+
+Matrix FromFloats(const std::vector<float>& values, Eigen::Index rows) {
+  using Floats = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+  const Eigen::Index columns = static_cast<Eigen::Index>(values.size()) / rows;
+  return Eigen::Map<const Floats>(values.data(), rows, columns).cast<double>();
+}
+
+Matrix FromDoubles(const double* values, Eigen::Index rows, Eigen::Index columns) {
+  return Eigen::Map<const Matrix>(values, rows, columns);
+}
+
+std::vector<float> ToFloats(const Matrix& matrix) {
+  std::vector<float> out(static_cast<std::size_t>(matrix.size()));
+  for (Eigen::Index i = 0; i < matrix.size(); ++i)
+    out[static_cast<std::size_t>(i)] = static_cast<float>(matrix.data()[i]);
+  return out;
+}
+
+struct Moments {
+  Matrix covariance;
+  Eigen::RowVectorXd mean;
+};
+
+// Of all samples but the exact ones.
+Moments OfCodedRows(LayerStatistics& statistics) {
+  const auto width = static_cast<Eigen::Index>(statistics.normalised.dimension());
+  const auto raw = [&](spectrum::Covariance& of, Moments& sums) {
+    const std::vector<double> mean = of.Mean();
+    const std::vector<double> matrix = of.Matrix();
+    const auto count = static_cast<double>(of.count());
+    sums.mean = Eigen::Map<const Eigen::RowVectorXd>(mean.data(), width);
+    sums.covariance = (FromDoubles(matrix.data(), width, width) + sums.mean.transpose() * sums.mean) * count;
+    sums.mean *= count;
+    return count;
+  };
+  Moments all;
+  Moments exact;
+  const double count = raw(statistics.normalised, all) - raw(statistics.normalised_exact, exact);
+  Moments coded;
+  coded.mean = (all.mean - exact.mean) / count;
+  coded.covariance = (all.covariance - exact.covariance) / count - coded.mean.transpose() * coded.mean;
+  return coded;
+}
+
+// Values fall from the first on; columns belong to them.
+struct Eigenvectors {
+  Eigen::VectorXd values;
+  Matrix vectors;
+};
+
+Result<Eigenvectors> Decompose(const Matrix& symmetric) {
+  const Eigen::SelfAdjointEigenSolver<Matrix> solver(symmetric);
+  if (solver.info() != Eigen::Success || !solver.eigenvalues().allFinite()) {
+    return Fail(Code::kInternal, "calibration: the eigenvalues of a covariance did not converge");
+  }
+  Eigenvectors out;
+  out.values = solver.eigenvalues().reverse().cwiseMax(0);
+  out.vectors = solver.eigenvectors().rowwise().reverse();
+  return out;
+}
+
+// The cost of an error in a normalised row, [width, width].
+Matrix ErrorMetric(const LayerStatistics& statistics, const transformer::AttentionWeights& weights,
+                   const weights::Gpt2Config& config, double queries) {
+  const auto width = static_cast<Eigen::Index>(config.width);
+  const auto head_width = static_cast<Eigen::Index>(config.head_width());
+  const Matrix keys = FromFloats(weights.keys, width);
+  const Matrix values = FromFloats(weights.values, width);
+  const Matrix projection = FromFloats(weights.projection, width);
+  Matrix metric = Matrix::Zero(width, width);
+  for (Eigen::Index head = 0; head < static_cast<Eigen::Index>(config.heads); ++head) {
+    const Matrix moments =
+        FromDoubles(statistics.query_moments.data() + head * head_width * head_width, head_width, head_width);
+    const Matrix own_keys = keys.middleCols(head * head_width, head_width);
+    metric.noalias() += own_keys * (moments / (queries * static_cast<double>(head_width))) * own_keys.transpose();
+    const Matrix outputs =
+        values.middleCols(head * head_width, head_width) * projection.middleRows(head * head_width, head_width);
+    metric.noalias() +=
+        outputs * outputs.transpose() * (statistics.value_weights[static_cast<std::size_t>(head)] / queries);
+  }
+  return metric;
+}
+
+void AddRidge(Matrix& matrix) {
+  const double ridge = kRidge * matrix.trace() / static_cast<double>(matrix.rows()) + 1e-30;
+  matrix.diagonal().array() += ridge;
+}
+
+struct WholeLayer {
+  Matrix encoder;  // [width, width], columns scaled to variance 1
+  Matrix decoder;  // [width, width]
+  Eigen::RowVectorXd mean;
+  Eigen::VectorXd energy;  // of each coordinate: its squared error, if it is dropped
+};
+
+Result<WholeLayer> DecomposeLayer(LayerStatistics& statistics, const weights::Gpt2Layer& from,
+                                  const weights::Gpt2Config& config, double queries) {
+  HOLO_ASSIGN_OR_RETURN(const transformer::AttentionWeights attention, transformer::LoadAttention(from));
+  Moments moments = OfCodedRows(statistics);
+  AddRidge(moments.covariance);
+  Matrix metric = ErrorMetric(statistics, attention, config, queries);
+  AddRidge(metric);
+  HOLO_ASSIGN_OR_RETURN(const Eigenvectors of_metric, Decompose(metric));
+  const Eigen::VectorXd root = of_metric.values.cwiseSqrt();
+  const Matrix half = of_metric.vectors * root.asDiagonal() * of_metric.vectors.transpose();
+  const Matrix inverse_half = of_metric.vectors * root.cwiseInverse().asDiagonal() * of_metric.vectors.transpose();
+  HOLO_ASSIGN_OR_RETURN(const Eigenvectors weighted, Decompose(half * moments.covariance * half));
+  const Eigen::VectorXd deviation = weighted.values.cwiseMax(1e-300).cwiseSqrt();
+  WholeLayer layer;
+  layer.encoder = half * weighted.vectors * deviation.cwiseInverse().asDiagonal();
+  layer.decoder = deviation.asDiagonal() * weighted.vectors.transpose() * inverse_half;
+  layer.mean = moments.mean;
+  layer.energy = weighted.values;
+  return layer;
+}
+
+std::size_t GroupBytes(unsigned bits) {
+  return bits == 0 ? 0 : 1 + kGroup / 8 * bits;
+}
+
+// Bits of every group at the price `theta` of a byte.
+std::size_t Allocate(const std::vector<std::vector<double>>& energies, double theta,
+                     std::vector<std::vector<std::uint8_t>>& bits) {
+  std::size_t bytes = 0;
+  bits.assign(energies.size(), {});
+  for (std::size_t layer = 0; layer < energies.size(); ++layer) {
+    for (std::size_t group = 0; group < energies[layer].size(); ++group) {
+      // A layer without any coordinate would be a special case everywhere else.
+      unsigned best = group == 0 ? 1 : 0;
+      const auto cost = [&](unsigned with) {
+        return energies[layer][group] * kErrorOfBits[with] + theta * static_cast<double>(GroupBytes(with));
+      };
+      for (unsigned with = best + 1; with <= 8; ++with) {
+        if (cost(with) < cost(best)) best = with;
+      }
+      if (best == 0) break;  // energies fall
+      bits[layer].push_back(static_cast<std::uint8_t>(best));
+      bytes += GroupBytes(best);
+    }
+  }
+  return bytes;
+}
+
+kv_cache::Basis EmptyBasis(const weights::Gpt2Config& config, kv_cache::Method method, const BasisRequest& request) {
+  kv_cache::Basis basis;
+  basis.method = method;
+  basis.geometry = {config.layers, config.heads, config.head_width()};
+  basis.base_fingerprint = request.base_fingerprint;
+  basis.calibration = request.calibration;
+  return basis;
+}
+
+// The first coordinates, as many as `bits` has groups of; those beyond the width are always 0.
+BasisLayer TakeCoordinates(const WholeLayer& from, std::vector<std::uint8_t> bits) {
+  const Eigen::Index width = from.encoder.rows();
+  const auto rank = static_cast<Eigen::Index>(bits.size() * kGroup);
+  const Eigen::Index real = std::min(rank, width);
+  Matrix encoder = Matrix::Zero(width, rank);
+  Matrix decoder = Matrix::Zero(rank, width);
+  encoder.leftCols(real) = from.encoder.leftCols(real);
+  decoder.topRows(real) = from.decoder.topRows(real);
+  BasisLayer layer;
+  layer.rank = static_cast<std::uint32_t>(rank);
+  layer.mean = ToFloats(from.mean);
+  layer.encoder = ToFloats(encoder);
+  layer.decoder = ToFloats(decoder);
+  layer.bits = std::move(bits);
+  return layer;
+}
+
+// Of keys (or values) made by `weights` from rows with this covariance.
+Matrix Transform(const Matrix& covariance, const std::vector<float>& weights) {
+  const Matrix matrix = FromFloats(weights, covariance.rows());
+  return matrix.transpose() * covariance * matrix;
+}
+
+}  // namespace
+
+Result<kv_cache::Basis> MakeLatentBasis(Statistics& statistics, const weights::Gpt2Weights& weights,
+                                        const BasisRequest& request, const Progress& progress) {
+  const std::size_t count = statistics.layers.size();
+  const auto least = static_cast<double>(count * GroupBytes(1));
+  if (!(request.bytes_per_token >= least)) {
+    return Fail(Code::kInvalidArgument, "bytes per token: expected at least " + std::to_string(count * GroupBytes(1)) +
+                                            " for " + std::to_string(count) + " layers, found " +
+                                            std::to_string(request.bytes_per_token));
+  }
+  std::vector<WholeLayer> layers;
+  std::vector<std::vector<double>> energies(count);  // of each group
+  for (std::size_t i = 0; i < count; ++i) {
+    HOLO_ASSIGN_OR_RETURN(WholeLayer layer, DecomposeLayer(statistics.layers[i], weights.layers[i], weights.config,
+                                                           static_cast<double>(statistics.queries)));
+    const auto width = static_cast<std::size_t>(layer.energy.size());
+    for (std::size_t first = 0; first < width; first += kGroup) {
+      energies[i].push_back(
+          layer.energy
+              .segment(static_cast<Eigen::Index>(first), static_cast<Eigen::Index>(std::min(kGroup, width - first)))
+              .sum());
+    }
+    layers.push_back(std::move(layer));
+    if (progress && !progress(static_cast<double>(i + 1) / static_cast<double>(count))) {
+      return Fail(Code::kCancelled, "calibration: cancelled");
+    }
+  }
+  std::vector<std::vector<std::uint8_t>> bits;
+  double low = -120;  // log2 of theta: too cheap, and dear enough
+  double high = 60;
+  for (int step = 0; step < 60; ++step) {
+    const double middle = (low + high) / 2;
+    const bool fits = static_cast<double>(Allocate(energies, std::exp2(middle), bits)) <= request.bytes_per_token;
+    (fits ? high : low) = middle;
+  }
+  Allocate(energies, std::exp2(high), bits);
+  kv_cache::Basis basis = EmptyBasis(weights.config, kv_cache::Method::kLatent, request);
+  for (std::size_t i = 0; i < count; ++i) basis.layers.push_back(TakeCoordinates(layers[i], std::move(bits[i])));
+  return basis;
+}
+
+Result<kv_cache::Basis> MakeIdentityBasis(Statistics& statistics, const weights::Gpt2Weights& weights, unsigned bits,
+                                          const BasisRequest& request) {
+  if (bits < 1 || bits > 8) {
+    return Fail(Code::kInvalidArgument, "bits: expected 1 to 8, found " + std::to_string(bits));
+  }
+  kv_cache::Basis basis = EmptyBasis(weights.config, kv_cache::Method::kLatent, request);
+  const auto width = static_cast<Eigen::Index>(weights.config.width);
+  for (LayerStatistics& layer : statistics.layers) {
+    WholeLayer whole;
+    whole.mean = OfCodedRows(layer).mean;
+    whole.encoder = Matrix::Identity(width, width);
+    whole.decoder = Matrix::Identity(width, width);
+    const std::size_t groups = (weights.config.width + kGroup - 1) / kGroup;
+    basis.layers.push_back(TakeCoordinates(whole, std::vector<std::uint8_t>(groups, static_cast<std::uint8_t>(bits))));
+  }
+  return basis;
+}
+
+Result<kv_cache::Basis> MakeReportBasis(Statistics& statistics, const weights::Gpt2Weights& weights, std::uint32_t k,
+                                        const BasisRequest& request, const Progress& progress) {
+  const std::uint32_t width = weights.config.width;
+  if (k < 1 || k > width) {
+    return Fail(Code::kInvalidArgument, "k: expected 1 to " + std::to_string(width) + ", found " + std::to_string(k));
+  }
+  kv_cache::Basis basis = EmptyBasis(weights.config, kv_cache::Method::kReport, request);
+  for (std::size_t i = 0; i < statistics.layers.size(); ++i) {
+    HOLO_ASSIGN_OR_RETURN(const transformer::AttentionWeights attention, transformer::LoadAttention(weights.layers[i]));
+    const std::vector<double> values = statistics.layers[i].normalised.Matrix();
+    const std::vector<double> mean = statistics.layers[i].normalised.Mean();
+    const Matrix covariance = FromDoubles(values.data(), width, width);
+    const Matrix row = FromDoubles(mean.data(), 1, width);
+    BasisLayer layer;
+    layer.rank = k;
+    for (const bool of_keys : {true, false}) {
+      const std::vector<float>& matrix = of_keys ? attention.keys : attention.values;
+      HOLO_ASSIGN_OR_RETURN(const Eigenvectors components, Decompose(Transform(covariance, matrix)));
+      const std::vector<float> encoder = ToFloats(components.vectors.leftCols(k));
+      layer.encoder.insert(layer.encoder.end(), encoder.begin(), encoder.end());
+      const Matrix bias = FromFloats(of_keys ? attention.key_bias : attention.value_bias, 1);
+      const std::vector<float> centre = ToFloats(row * FromFloats(matrix, width) + bias);
+      layer.mean.insert(layer.mean.end(), centre.begin(), centre.end());
+    }
+    basis.layers.push_back(std::move(layer));
+    if (progress && !progress(static_cast<double>(i + 1) / static_cast<double>(statistics.layers.size()))) {
+      return Fail(Code::kCancelled, "calibration: cancelled");
+    }
+  }
+  return basis;
+}
+
+Result<std::shared_ptr<const kv_cache::Scheme>> MakeScheme(const kv_cache::Basis& basis,
+                                                           const weights::Gpt2Weights& weights) {
+  const std::array<std::uint8_t, 32> found = weights::Fingerprint(weights);
+  if (found != basis.base_fingerprint) {
+    return Fail(Code::kFailedPrecondition, "basis: it was made for a model with fingerprint " +
+                                               bytes::ToHex(basis.base_fingerprint) + ", this one's is " +
+                                               bytes::ToHex(found));
+  }
+  std::vector<kv_cache::LayerWeights> layers;
+  for (const weights::Gpt2Layer& layer : weights.layers) {
+    HOLO_ASSIGN_OR_RETURN(transformer::AttentionWeights attention, transformer::LoadAttention(layer));
+    layers.push_back({std::move(attention.keys), std::move(attention.values), std::move(attention.value_bias)});
+  }
+  return kv_cache::MakeProjectedScheme(basis, layers);
+}
+
+Result<std::vector<LayerRanks>> EffectiveRanks(Statistics& statistics, const weights::Gpt2Weights& weights) {
+  std::vector<LayerRanks> ranks;
+  for (std::size_t i = 0; i < statistics.layers.size(); ++i) {
+    HOLO_ASSIGN_OR_RETURN(const transformer::AttentionWeights attention, transformer::LoadAttention(weights.layers[i]));
+    const auto width = static_cast<Eigen::Index>(weights.config.width);
+    const auto spectrum_of = [](const Matrix& covariance) -> Result<spectrum::Spectrum> {
+      HOLO_ASSIGN_OR_RETURN(const Eigenvectors decomposed, Decompose(covariance));
+      spectrum::Spectrum out;
+      out.eigenvalues.assign(decomposed.values.data(), decomposed.values.data() + decomposed.values.size());
+      return out;
+    };
+    const std::vector<double> hidden_values = statistics.layers[i].hidden.Matrix();
+    const std::vector<double> values = statistics.layers[i].normalised.Matrix();
+    const Matrix covariance = FromDoubles(values.data(), width, width);
+    HOLO_ASSIGN_OR_RETURN(const spectrum::Spectrum of_hidden,
+                          spectrum_of(FromDoubles(hidden_values.data(), width, width)));
+    HOLO_ASSIGN_OR_RETURN(const spectrum::Spectrum of_keys, spectrum_of(Transform(covariance, attention.keys)));
+    HOLO_ASSIGN_OR_RETURN(const spectrum::Spectrum of_values, spectrum_of(Transform(covariance, attention.values)));
+    ranks.push_back({of_hidden.EffectiveRank(), of_keys.EffectiveRank(), of_values.EffectiveRank(),
+                     of_hidden.ShannonRank(), of_keys.ShannonRank(), of_values.ShannonRank()});
+  }
+  return ranks;
+}
+
+}  // namespace holo::calibration

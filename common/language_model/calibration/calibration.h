@@ -1,0 +1,91 @@
+// From a text to the basis in which a model's memory is stored.
+//
+// Collect() runs the model over a text and gathers, for every layer, the covariance of what a cache could store and how
+// much an error in it would move the layer's output. The latent basis diagonalises both: with S the covariance of
+// normalised rows and G the quadratic form of an error's cost, G^(1/2) S G^(1/2) = U Lambda U^T, and the encoder is
+// G^(1/2) U, so that coordinates are uncorrelated and equally dear; bits go where Lambda is large. (After KQ-SVD, arXiv
+// 2512.05916, and A3, arXiv 2505.12942.) For one head and one query q with attention weights a_j over values v_j and
+// their mean o,
+//
+//     G_keys   = W_k [ q q^T sum_j a_j^2 |(v_j - o) W_o|^2 ] W_k^T / head_width
+//     G_values = W_v W_o W_o^T W_v^T sum_j a_j^2
+//
+// summed over heads, averaged over queries, each divided by the squared norm of the residual stream it is added to.
+//
+// Everything is deterministic: the same text and model give the same basis with any number of threads. Statistics are
+// filled by one thread at a time.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "common/language_model/compute/compute.h"
+#include "common/language_model/kv_cache/kv_cache.h"
+#include "common/language_model/transformer/transformer.h"
+#include "common/language_model/weights/weights.h"
+#include "common/spectrum/spectrum.h"
+#include "common/status/status.h"
+
+namespace holo::calibration {
+
+// Fewer tokens than this make no basis worth the name for any model.
+inline constexpr std::uint64_t kMinTokens = 1000;
+
+struct LayerStatistics {
+  spectrum::Covariance hidden;            // the residual stream before ln_1
+  spectrum::Covariance normalised;        // ln_1's output without gain and bias
+  spectrum::Covariance normalised_exact;  // of the first kv_cache::kExactTokens of each window, also in `normalised`
+  std::vector<double> query_moments;      // [heads, head_width, head_width]: the bracket of G_keys
+  std::vector<double> value_weights;      // [heads]: the sum of G_values
+};
+
+struct Statistics {
+  std::vector<LayerStatistics> layers;
+  std::uint64_t tokens = 0;
+  std::uint64_t queries = 0;  // those that the last two are sums over
+};
+
+// Called now and then with the fraction done; false cancels (kCancelled).
+using Progress = std::function<bool(double)>;
+
+// Windows of as many tokens as the context has, without overlap. `model` was made of `weights`. kInvalidArgument for
+// fewer than kMinTokens tokens.
+[[nodiscard]] Result<Statistics> Collect(const transformer::Model& model, const weights::Gpt2Weights& weights,
+                                         std::span<const std::uint32_t> tokens, compute::ThreadPool& pool,
+                                         const Progress& progress = nullptr);
+
+struct BasisRequest {
+  // What one token may take in all layers; the result takes no more. kInvalidArgument if that does not hold a group of
+  // one bit in every layer.
+  double bytes_per_token = 0;
+  std::array<std::uint8_t, 32> base_fingerprint{};
+  std::string calibration;
+};
+[[nodiscard]] Result<kv_cache::Basis> MakeLatentBasis(Statistics& statistics, const weights::Gpt2Weights& weights,
+                                                      const BasisRequest& request, const Progress& progress = nullptr);
+// The normalised row itself, every coordinate with `bits` bits (1..8).
+[[nodiscard]] Result<kv_cache::Basis> MakeIdentityBasis(Statistics& statistics, const weights::Gpt2Weights& weights,
+                                                        unsigned bits, const BasisRequest& request);
+// `k` principal components of keys and as many of values; kInvalidArgument unless 1 <= k <= width.
+[[nodiscard]] Result<kv_cache::Basis> MakeReportBasis(Statistics& statistics, const weights::Gpt2Weights& weights,
+                                                      std::uint32_t k, const BasisRequest& request,
+                                                      const Progress& progress = nullptr);
+
+// A basis and the model that it was made for, ready for caches. kFailedPrecondition, with both fingerprints, if the
+// weights are others.
+[[nodiscard]] Result<std::shared_ptr<const kv_cache::Scheme>> MakeScheme(const kv_cache::Basis& basis,
+                                                                         const weights::Gpt2Weights& weights);
+
+// Effective ranks, as the source report has them.
+struct LayerRanks {
+  double hidden = 0, keys = 0, values = 0;  // sum(l)^2 / sum(l^2)
+  double hidden_shannon = 0, keys_shannon = 0, values_shannon = 0;
+};
+[[nodiscard]] Result<std::vector<LayerRanks>> EffectiveRanks(Statistics& statistics,
+                                                             const weights::Gpt2Weights& weights);
+
+}  // namespace holo::calibration

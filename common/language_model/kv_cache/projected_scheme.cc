@@ -1,0 +1,342 @@
+// Attention in the space of coordinates. A key is key_weights^T x, and x = mean + decoder^T c, so a head's score q .
+// key is (A q) . c plus a number that is the same for all tokens and that the softmax cancels; A = decoder key_weights
+// of that head. The mean of values weighted by attention is B^T of the weighted mean of c, plus mean value_weights +
+// value_bias, as the weights sum to 1.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "common/bytes/bytes.h"
+#include "common/language_model/kv_cache/kv_cache.h"
+
+namespace holo::kv_cache {
+namespace {
+
+using compute::Matrix;
+
+struct LayerMaps {
+  std::vector<Matrix> queries;  // for each head: head_width -> dims, with the softmax's scale
+  std::vector<Matrix> values;   // for each head: dims -> head_width
+};
+
+// out [rows, columns] = a [rows, inner] b [inner, columns], summed in double.
+std::vector<float> Product(std::span<const float> a, std::span<const float> b, std::size_t inner, std::size_t columns) {
+  const std::size_t rows = a.size() / inner;
+  std::vector<float> out(rows * columns);
+  std::vector<double> sums(columns);
+  for (std::size_t row = 0; row < rows; ++row) {
+    std::fill(sums.begin(), sums.end(), 0.0);
+    for (std::size_t i = 0; i < inner; ++i) {
+      const double factor = a[row * inner + i];
+      for (std::size_t column = 0; column < columns; ++column) sums[column] += factor * b[i * columns + column];
+    }
+    std::copy(sums.begin(), sums.end(), out.begin() + static_cast<std::ptrdiff_t>(row * columns));
+  }
+  return out;
+}
+
+// The heads' maps from `keys` and `values`, both [rank, width]: what a coordinate of 1 adds to keys and values.
+LayerMaps MakeMaps(const Geometry& geometry, std::size_t rank, std::size_t dims, std::span<const float> keys,
+                   std::span<const float> values, std::span<const float> value_offset) {
+  LayerMaps maps;
+  const std::size_t width = geometry.width();
+  const std::size_t head_width = geometry.head_width;
+  const float scale = 1 / std::sqrt(static_cast<float>(head_width));
+  for (std::size_t head = 0; head < geometry.heads; ++head) {
+    std::vector<float> query_map(dims * head_width);  // [dims, head_width]
+    std::vector<float> value_map(dims * head_width);  // likewise
+    for (std::size_t i = 0; i < rank; ++i) {
+      for (std::size_t j = 0; j < head_width; ++j) {
+        query_map[i * head_width + j] = keys[i * width + head * head_width + j] * scale;
+        value_map[i * head_width + j] = values[i * width + head * head_width + j];
+      }
+    }
+    maps.queries.push_back(Matrix::PackTransposed(compute::WeightType::kF32, head_width, dims, query_map, {}));
+    maps.values.push_back(Matrix::Pack(compute::WeightType::kF32, dims, head_width, value_map,
+                                       value_offset.subspan(head * head_width, head_width)));
+  }
+  return maps;
+}
+
+// The bias with which y = x encoder + bias is (x - mean) encoder.
+std::vector<float> CentringBias(std::span<const float> mean, std::span<const float> encoder, std::size_t rank) {
+  std::vector<float> bias = Product(mean, encoder, mean.size(), rank);
+  for (float& value : bias) value = -value;
+  return bias;
+}
+
+class ProjectedScheme : public Scheme {
+ public:
+  std::size_t parts() const override { return geometry().heads / heads_together_; }
+  std::size_t dims(std::size_t layer) const override { return dims_[layer]; }
+
+  void PrepareQueries(std::size_t layer, std::size_t part, const float* queries, std::size_t tokens,
+                      float* out) const override {
+    const std::size_t head_width = geometry().head_width;
+    for (std::size_t i = 0; i < heads_together_; ++i) {
+      const std::size_t head = part * heads_together_ + i;
+      compute::MultiplyRows(maps_[layer].queries[head], queries + head * head_width, geometry().width(), tokens,
+                            out + i * dims_[layer], heads_together_ * dims_[layer], compute::Store::kReplace);
+    }
+  }
+
+  void Finish(std::size_t layer, std::size_t part, const float* means, std::size_t tokens, float* out) const override {
+    const std::size_t head_width = geometry().head_width;
+    for (std::size_t i = 0; i < heads_together_; ++i) {
+      const std::size_t head = part * heads_together_ + i;
+      compute::MultiplyRows(maps_[layer].values[head], means + i * dims_[layer], heads_together_ * dims_[layer], tokens,
+                            out + head * head_width, geometry().width(), compute::Store::kReplace);
+    }
+  }
+
+ protected:
+  explicit ProjectedScheme(const Basis& basis) : Scheme(basis.geometry, bytes::Sha256(SerialiseBasis(basis))) {
+    // Heads share what is expanded for them; six rows are what a kernel takes at a time.
+    while (basis.geometry.heads % heads_together_ != 0) --heads_together_;
+  }
+
+  std::vector<std::size_t> dims_;  // of each layer
+  std::vector<LayerMaps> maps_;
+
+ private:
+  std::size_t heads_together_ = 6;
+};
+
+// One layer of a block: kBlockTokens records, each a byte of scale for every group and then the groups' codes; behind
+// them, in a sequence's first block, kExactTokens rows of coordinates in half precision.
+class LatentScheme final : public ProjectedScheme {
+ public:
+  LatentScheme(const Basis& basis, std::span<const LayerWeights> weights) : ProjectedScheme(basis) {
+    const std::size_t width = geometry().width();
+    std::vector<std::size_t> first_block;
+    std::vector<std::size_t> other_blocks;
+    for (std::size_t layer = 0; layer < basis.layers.size(); ++layer) {
+      const BasisLayer& from = basis.layers[layer];
+      dims_.push_back(from.rank);
+      const std::vector<float> keys = Product(from.decoder, weights[layer].key_weights, width, width);
+      const std::vector<float> values = Product(from.decoder, weights[layer].value_weights, width, width);
+      std::vector<float> offset = Product(from.mean, weights[layer].value_weights, width, width);
+      for (std::size_t i = 0; i < width; ++i) offset[i] += weights[layer].value_bias[i];
+      maps_.push_back(MakeMaps(geometry(), from.rank, from.rank, keys, values, offset));
+      encoders_.push_back(Matrix::Pack(compute::WeightType::kF32, width, from.rank, from.encoder,
+                                       CentringBias(from.mean, from.encoder, from.rank)));
+      bits_.push_back(from.bits);
+      std::size_t record = from.bits.size();
+      for (const std::uint8_t bits : from.bits) record += 4 * bits;
+      record_bytes_.push_back(record);
+      other_blocks.push_back(record * kBlockTokens);
+      first_block.push_back(record * kBlockTokens + kExactTokens * from.rank * sizeof(std::uint16_t));
+    }
+    SetLayerBytes(first_block, other_blocks);
+    for (int exponent = 0; exponent < 256; ++exponent) {
+      scales_[static_cast<std::size_t>(exponent)] =
+          std::exp2(static_cast<float>(exponent - kScaleOne) / kScalesPerOctave);
+    }
+  }
+
+  std::string name() const override { return std::string(MethodName(Method::kLatent)); }
+  bool needs_keys_and_values() const override { return false; }
+  std::size_t prepared_width(std::size_t layer) const override { return dims_[layer]; }
+
+  void Prepare(std::size_t layer, const Rows& rows, float* out, compute::Scratch& scratch,
+               compute::ThreadPool& pool) const override {
+    compute::Multiply(encoders_[layer], rows.normalised, rows.count, out, compute::Store::kReplace, scratch, pool);
+  }
+
+  void Write(std::size_t layer, std::size_t block, std::size_t place, const Rows&, std::size_t, const float* prepared,
+             std::uint8_t* stored) const override {
+    std::uint8_t* scale = stored + place * record_bytes_[layer];
+    std::uint8_t* codes = scale + bits_[layer].size();
+    for (const std::uint8_t bits : bits_[layer]) {
+      *scale++ = EncodeGroup(prepared, bits, codes);
+      prepared += kGroup;
+      codes += 4 * bits;
+    }
+    if (block == 0 && place < kExactTokens) {
+      const std::size_t rank = dims_[layer];
+      compute::ToHalf(prepared - rank, rank, Exact(layer, stored) + place * rank);
+    }
+  }
+
+  Tile Expand(std::size_t layer, std::size_t, std::size_t block, std::size_t tokens, const std::uint8_t* stored,
+              float* scratch) const override {
+    const std::size_t rank = dims_[layer];
+    float* const values = scratch;
+    float* const keys = scratch + rank * kBlockTokens;
+    for (std::size_t token = 0; token < tokens; ++token) {
+      float* out = values + token * rank;
+      if (block == 0 && token < kExactTokens) {
+        compute::FromHalf(Exact(layer, const_cast<std::uint8_t*>(stored)) + token * rank, rank, out);
+        continue;
+      }
+      const std::uint8_t* scale = stored + token * record_bytes_[layer];
+      const std::uint8_t* codes = scale + bits_[layer].size();
+      for (const std::uint8_t bits : bits_[layer]) {
+        compute::ExpandPlanes(codes, bits, scales_[*scale++], out);
+        out += kGroup;
+        codes += 4 * bits;
+      }
+    }
+    std::fill(values + tokens * rank, values + kBlockTokens * rank, 0.0f);
+    compute::TransposeTile(values, rank, keys);
+    return {keys, values};
+  }
+
+ private:
+  static constexpr int kScaleOne = 160;
+  static constexpr float kScalesPerOctave = 16;
+
+  std::uint16_t* Exact(std::size_t layer, std::uint8_t* stored) const {
+    return reinterpret_cast<std::uint16_t*>(stored + record_bytes_[layer] * kBlockTokens);
+  }
+
+  // Returns the exponent of the scale. With few bits it pays to clip the largest values: the scale with the least
+  // squared error is searched downwards from the one that clips nothing.
+  std::uint8_t EncodeGroup(const float* values, unsigned bits, std::uint8_t* codes) const {
+    float largest = 0;
+    for (std::size_t i = 0; i < kGroup; ++i) largest = std::max(largest, std::abs(values[i]));
+    const float middle = static_cast<float>((1u << bits) - 1) / 2;
+    // The outermost code stands for everything up to half a step beyond it.
+    const float widest = largest / (middle + 0.5f);
+    const float exact = kScaleOne + kScalesPerOctave * std::log2(std::max(widest, 1e-9f));
+    const int first = static_cast<int>(std::clamp(std::ceil(exact), 0.0f, 255.0f));
+    const int last = std::max(0, first - (bits <= 2 ? 16 : bits <= 4 ? 12 : bits <= 6 ? 4 : 0));
+    int best = first;
+    float least = std::numeric_limits<float>::infinity();
+    for (int exponent = first; exponent >= last; exponent -= 2) {
+      const float step = scales_[static_cast<std::size_t>(exponent)];
+      const float inverse = 1 / step;
+      float error = 0;
+      for (std::size_t i = 0; i < kGroup; ++i) {
+        const float code = Round(values[i] * inverse, middle);
+        const float difference = values[i] - code * step;
+        error += difference * difference;
+      }
+      if (error >= least) continue;
+      least = error;
+      best = exponent;
+    }
+    const float inverse = 1 / scales_[static_cast<std::size_t>(best)];
+    std::uint8_t numbers[kGroup];
+    for (std::size_t i = 0; i < kGroup; ++i) {
+      numbers[i] = static_cast<std::uint8_t>(Round(values[i] * inverse, middle) + middle);
+    }
+    compute::PackPlanes(numbers, bits, codes);
+    return static_cast<std::uint8_t>(best);
+  }
+
+  // The nearest of -middle, -middle + 1, ..., middle.
+  static float Round(float value, float middle) {
+    const float clipped = std::min(std::max(value + middle, 0.0f), 2 * middle);
+    return (clipped + 8388608.0f) - 8388608.0f - middle;  // to an integer, without a call
+  }
+
+  std::vector<Matrix> encoders_;
+  std::vector<std::vector<std::uint8_t>> bits_;
+  std::vector<std::size_t> record_bytes_;
+  std::array<float, 256> scales_{};
+};
+
+// One layer of a block: keys [rank, 32] and values [32, rank] in half precision.
+class ReportScheme final : public ProjectedScheme {
+ public:
+  explicit ReportScheme(const Basis& basis) : ProjectedScheme(basis) {
+    const std::size_t width = geometry().width();
+    std::vector<std::size_t> bytes;
+    for (const BasisLayer& from : basis.layers) {
+      const std::size_t rank = from.rank;
+      ranks_.push_back(rank);
+      dims_.push_back(compute::RoundUp(rank, compute::kPanel));
+      const std::span<const float> encoder = from.encoder;
+      const std::span<const float> mean = from.mean;
+      std::vector<float> transposed[2];
+      std::vector<Matrix> encoders;
+      for (std::size_t which : {0, 1}) {
+        const std::span<const float> own = encoder.subspan(which * width * rank, width * rank);
+        transposed[which].resize(width * rank);
+        for (std::size_t i = 0; i < width; ++i) {
+          for (std::size_t j = 0; j < rank; ++j) transposed[which][j * width + i] = own[i * rank + j];
+        }
+        encoders.push_back(Matrix::Pack(compute::WeightType::kF32, width, rank, own,
+                                        CentringBias(mean.subspan(which * width, width), own, rank)));
+      }
+      maps_.push_back(
+          MakeMaps(geometry(), rank, dims_.back(), transposed[0], transposed[1], mean.subspan(width, width)));
+      encoders_.push_back(std::move(encoders));
+      bytes.push_back(2 * rank * kBlockTokens * sizeof(std::uint16_t));
+    }
+    SetLayerBytes(bytes, bytes);
+  }
+
+  std::string name() const override { return std::string(MethodName(Method::kReport)); }
+  bool needs_keys_and_values() const override { return true; }
+  std::size_t prepared_width(std::size_t layer) const override { return 2 * ranks_[layer]; }
+
+  void Prepare(std::size_t layer, const Rows& rows, float* out, compute::Scratch&,
+               compute::ThreadPool& pool) const override {
+    const std::size_t rank = ranks_[layer];
+    constexpr std::size_t kPerTask = 16;
+    pool.ForEach((rows.count + kPerTask - 1) / kPerTask, [&](std::size_t task, unsigned) {
+      const std::size_t first = task * kPerTask;
+      const std::size_t count = std::min(kPerTask, rows.count - first);
+      for (std::size_t which : {0, 1}) {
+        const float* from = (which == 0 ? rows.keys : rows.values) + first * rows.key_stride;
+        compute::MultiplyRows(encoders_[layer][which], from, rows.key_stride, count, out + (2 * first + which) * rank,
+                              2 * rank, compute::Store::kReplace);
+      }
+    });
+  }
+
+  void Write(std::size_t layer, std::size_t, std::size_t place, const Rows&, std::size_t, const float* prepared,
+             std::uint8_t* stored) const override {
+    const std::size_t rank = ranks_[layer];
+    auto* keys = reinterpret_cast<std::uint16_t*>(stored);
+    for (std::size_t i = 0; i < rank; ++i) compute::ToHalf(prepared + i, 1, keys + i * kBlockTokens + place);
+    compute::ToHalf(prepared + rank, rank, keys + rank * kBlockTokens + place * rank);
+  }
+
+  Tile Expand(std::size_t layer, std::size_t, std::size_t, std::size_t, const std::uint8_t* stored,
+              float* scratch) const override {
+    const std::size_t rank = ranks_[layer];
+    const std::size_t dims = dims_[layer];
+    const auto* halves = reinterpret_cast<const std::uint16_t*>(stored);
+    float* const keys = scratch;
+    float* const values = scratch + dims * kBlockTokens;
+    compute::FromHalf(halves, rank * kBlockTokens, keys);
+    std::fill(keys + rank * kBlockTokens, values, 0.0f);
+    halves += rank * kBlockTokens;
+    for (std::size_t token = 0; token < kBlockTokens; ++token) {
+      compute::FromHalf(halves + token * rank, rank, values + token * dims);
+      std::fill(values + token * dims + rank, values + (token + 1) * dims, 0.0f);
+    }
+    return {keys, values};
+  }
+
+ private:
+  std::vector<std::size_t> ranks_;
+  std::vector<std::vector<Matrix>> encoders_;  // of keys and of values
+};
+
+}  // namespace
+
+std::string_view MethodName(Method method) {
+  return method == Method::kLatent ? "latent" : "report";
+}
+
+Result<std::shared_ptr<const Scheme>> MakeProjectedScheme(const Basis& basis, std::span<const LayerWeights> layers) {
+  const std::size_t width = basis.geometry.width();
+  bool fits = layers.size() == basis.layers.size() && layers.size() == basis.geometry.layers;
+  for (const LayerWeights& layer : layers) {
+    fits = fits && layer.key_weights.size() == width * width && layer.value_weights.size() == width * width &&
+           layer.value_bias.size() == width;
+  }
+  if (!fits) {
+    return Fail(Code::kInvalidArgument, "basis: expected a model of " + std::to_string(basis.geometry.layers) +
+                                            " layers, " + std::to_string(width) + " wide, found " +
+                                            std::to_string(layers.size()) + " layers or another width");
+  }
+  if (basis.method == Method::kReport) return std::make_shared<ReportScheme>(basis);
+  return std::make_shared<LatentScheme>(basis, layers);
+}
+
+}  // namespace holo::kv_cache

@@ -1,0 +1,318 @@
+#include "common/language_model/kv_cache/kv_cache.h"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <random>
+
+#include "common/bytes/bytes.h"
+
+namespace holo::kv_cache {
+namespace {
+
+using compute::ThreadPool;
+using Bytes = std::vector<std::uint8_t>;
+
+constexpr std::array<std::uint8_t, 32> kFingerprint = {1, 2, 3};
+
+std::vector<float> Noise(std::size_t count, std::uint32_t seed, float scale = 1) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal(0, scale);
+  std::vector<float> values(count);
+  for (float& value : values) value = normal(random);
+  return values;
+}
+
+// The rows of a sequence, the same in every layer.
+struct Sequence {
+  explicit Sequence(const Geometry& geometry, std::size_t tokens, std::uint32_t seed = 1)
+      : width(geometry.width()),
+        normalised(Noise(tokens * width, seed)),
+        keys(Noise(tokens * width, seed + 1)),
+        values(Noise(tokens * width, seed + 2)),
+        queries(Noise(tokens * width, seed + 3, 2)) {}
+
+  Rows RowsOf(std::size_t from, std::size_t count) const {
+    return {count, normalised.data() + from * width, keys.data() + from * width, values.data() + from * width, width};
+  }
+
+  std::size_t width;
+  std::vector<float> normalised, keys, values, queries;
+};
+
+// Appends tokens `from` .. `from + count - 1` in every layer and returns the last layer's attention of them.
+std::vector<float> Step(Cache& cache, const Sequence& sequence, std::size_t from, std::size_t count) {
+  ThreadPool pool(2);
+  AttentionScratch attention_scratch;
+  compute::Scratch scratch;
+  std::vector<float> out(count * sequence.width);
+  for (std::size_t layer = 0; layer < cache.scheme().geometry().layers; ++layer) {
+    std::vector<float> prepared(count * cache.scheme().prepared_width(layer));
+    cache.scheme().Prepare(layer, sequence.RowsOf(from, count), prepared.data(), scratch, pool);
+    cache.Append(layer, sequence.RowsOf(from, count), prepared.data());
+    const Request request{&cache, count, sequence.queries.data() + from * sequence.width, out.data()};
+    Attend(layer, {&request, 1}, attention_scratch, pool);
+  }
+  cache.Commit(count);
+  return out;
+}
+
+std::vector<double> ExactAttention(const Geometry& geometry, const Sequence& sequence, std::size_t tokens) {
+  const std::size_t width = geometry.width();
+  std::vector<double> out(tokens * width);
+  for (std::size_t row = 0; row < tokens; ++row) {
+    for (std::size_t head = 0; head < geometry.heads; ++head) {
+      const std::size_t first = head * geometry.head_width;
+      std::vector<double> weights(row + 1);
+      double total = 0;
+      for (std::size_t j = 0; j <= row; ++j) {
+        double score = 0;
+        for (std::size_t i = first; i < first + geometry.head_width; ++i) {
+          score += double{sequence.queries[row * width + i]} * sequence.keys[j * width + i];
+        }
+        total += weights[j] = std::exp(score / std::sqrt(double{static_cast<double>(geometry.head_width)}));
+      }
+      for (std::size_t j = 0; j <= row; ++j) {
+        for (std::size_t i = first; i < first + geometry.head_width; ++i) {
+          out[row * width + i] += weights[j] / total * sequence.values[j * width + i];
+        }
+      }
+    }
+  }
+  return out;
+}
+
+// A basis that keeps everything: identity, with eight bits.
+Basis IdentityBasis(const Geometry& geometry, std::uint8_t bits = 8) {
+  Basis basis;
+  basis.geometry = geometry;
+  basis.base_fingerprint = kFingerprint;
+  basis.calibration = "{}";
+  const auto width = static_cast<std::uint32_t>(geometry.width());
+  for (std::uint32_t i = 0; i < geometry.layers; ++i) {
+    BasisLayer layer;
+    layer.rank = width;
+    layer.mean.assign(width, 0.25f);
+    layer.encoder.assign(std::size_t{width} * width, 0.0f);
+    for (std::size_t j = 0; j < width; ++j) layer.encoder[j * width + j] = 1;
+    layer.decoder = layer.encoder;
+    layer.bits.assign(width / kGroup, bits);
+    basis.layers.push_back(layer);
+  }
+  return basis;
+}
+
+Basis ReportExample() {
+  Basis basis;
+  basis.method = Method::kReport;
+  basis.geometry = {1, 1, 1};
+  basis.calibration = "{}";
+  BasisLayer layer;
+  layer.rank = 1;
+  layer.mean = {1, 2};
+  layer.encoder = {1, -1};
+  basis.layers.push_back(layer);
+  return basis;
+}
+
+TEST_CASE("plain schemes attend as the definition says, as exactly as they store") {
+  struct Row {
+    const char* name;
+    Precision precision;
+    double error;  // root mean square, of values with deviation 1
+    double bytes;
+  };
+  const Geometry geometry{2, 3, 64};
+  // fp16: 2^-11 / sqrt(3) of a value, in scores and values. int8: a step is 1/127 of the largest of 32, about 2.3
+  // sigma: 0.5 % of one; int4: 1/8 of it, 8 %. Scores have a deviation of 2, so weights are off by twice as much as
+  // keys.
+  constexpr Row kRows[] = {{"fp32", Precision::kF32, 1e-5, 3 * 64 * 2 * 4 * 2},
+                           {"fp16", Precision::kF16, 1e-3, 3 * 64 * 2 * 2 * 2},
+                           {"int8", Precision::kInt8, 0.02, 3 * 68 * 2 * 2},
+                           {"int4", Precision::kInt4, 0.25, 3 * 36 * 2 * 2}};
+  const Sequence sequence(geometry, 70);
+  const std::vector<double> exact = ExactAttention(geometry, sequence, 70);
+  for (const Row& row : kRows) {
+    CAPTURE(row.name);
+    Cache cache(MakePlainScheme(geometry, row.precision).value());
+    CHECK(cache.scheme().name() == row.name);
+    CHECK(cache.scheme().bytes_per_token() == row.bytes);
+    const std::vector<float> out = Step(cache, sequence, 0, 70);
+    double error = 0;
+    for (std::size_t i = 0; i < out.size(); ++i) error += std::pow(out[i] - exact[i], 2);
+    CHECK(std::sqrt(error / static_cast<double>(out.size())) < row.error);
+  }
+}
+
+TEST_CASE("a head width that is no multiple of 16 is padded") {
+  const Geometry geometry{1, 2, 20};
+  const Sequence sequence(geometry, 40);
+  Cache cache(MakePlainScheme(geometry, Precision::kF32).value());
+  const std::vector<float> out = Step(cache, sequence, 0, 40);
+  const std::vector<double> exact = ExactAttention(geometry, sequence, 40);
+  double worst = 0;
+  for (std::size_t i = 0; i < out.size(); ++i) worst = std::max(worst, std::abs(out[i] - exact[i]));
+  CHECK(worst < 1e-4);
+}
+
+std::vector<std::shared_ptr<const Scheme>> AllSchemes(const Geometry& geometry) {
+  std::vector<std::shared_ptr<const Scheme>> schemes;
+  for (const Precision precision : {Precision::kF32, Precision::kF16, Precision::kInt8, Precision::kInt4}) {
+    schemes.push_back(MakePlainScheme(geometry, precision).value());
+  }
+  const std::size_t width = geometry.width();
+  const std::vector<LayerWeights> weights(
+      geometry.layers, {Noise(width * width, 7, 0.2f), Noise(width * width, 8, 0.2f), Noise(width, 9)});
+  for (const std::uint8_t bits : {8, 5, 3, 2, 1}) {
+    schemes.push_back(MakeProjectedScheme(IdentityBasis(geometry, bits), weights).value());
+  }
+  return schemes;
+}
+
+TEST_CASE("a fork continues as the original would, and neither disturbs the other") {
+  const Geometry geometry{2, 2, 32};
+  for (const auto& scheme : AllSchemes(geometry)) {
+    CAPTURE(scheme->name());
+    const Sequence sequence(geometry, 80);
+    const Sequence other(geometry, 80, 100);
+    Cache original(scheme);
+    Step(original, sequence, 0, 40);
+    Cache fork = original.Fork();
+    Step(fork, other, 40, 30);
+    const std::vector<float> expected = Step(original, sequence, 40, 40);
+    Cache again(scheme);
+    Step(again, sequence, 0, 40);
+    Cache second = again.Fork();
+    CHECK(Step(second, sequence, 40, 40) == expected);
+  }
+}
+
+TEST_CASE("after Truncate a sequence continues as if the rest had never been") {
+  const Geometry geometry{2, 2, 32};
+  for (const auto& scheme : AllSchemes(geometry)) {
+    CAPTURE(scheme->name());
+    const Sequence sequence(geometry, 80);
+    Cache straight(scheme);
+    Step(straight, sequence, 0, 35);
+    Cache fork = straight.Fork();
+    const std::vector<float> expected = Step(straight, sequence, 35, 10);
+    Step(fork, sequence, 40, 30);
+    fork.Truncate(35);
+    CHECK(fork.tokens() == 35);
+    CHECK(Step(fork, sequence, 35, 10) == expected);
+    fork.Truncate(0);
+    Step(fork, sequence, 0, 35);
+    CHECK(Step(fork, sequence, 35, 10) == expected);
+  }
+}
+
+TEST_CASE("a saved cache continues as the original would") {
+  const Geometry geometry{2, 2, 32};
+  for (const auto& scheme : AllSchemes(geometry)) {
+    CAPTURE(scheme->name());
+    const Sequence sequence(geometry, 60);
+    Cache original(scheme);
+    Step(original, sequence, 0, 40);
+    std::vector<std::uint32_t> tokens(40);
+    for (std::uint32_t i = 0; i < 40; ++i) tokens[i] = i * i;
+    const Bytes bytes = SaveCache(original, kFingerprint, tokens);
+    auto restored = RestoreCache(bytes, "saved", scheme, kFingerprint);
+    REQUIRE(restored);
+    CHECK(restored->tokens == tokens);
+    CHECK(Step(restored->cache, sequence, 40, 20) == Step(original, sequence, 40, 20));
+  }
+}
+
+TEST_CASE("a saved cache is refused by another model, another scheme, and when it is damaged") {
+  const Geometry geometry{1, 2, 16};
+  const auto scheme = MakePlainScheme(geometry, Precision::kInt4).value();
+  Cache cache(scheme);
+  Step(cache, Sequence(geometry, 3), 0, 3);
+  const std::uint32_t tokens[] = {5, 6, 7};
+  const Bytes bytes = SaveCache(cache, kFingerprint, tokens);
+  const auto code = [&](const Bytes& damaged) {
+    const auto restored = RestoreCache(damaged, "saved", scheme, kFingerprint);
+    return restored ? 0 : static_cast<int>(restored.error().code);
+  };
+  constexpr int kDamaged = static_cast<int>(Code::kDataLoss);
+  CHECK(code(bytes) == 0);
+  for (std::size_t length = 0; length < bytes.size(); ++length) {
+    CAPTURE(length);
+    CHECK(code(Bytes(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(length))) == kDamaged);
+  }
+  for (std::size_t at = 0; at < bytes.size(); ++at) {
+    CAPTURE(at);
+    Bytes flipped = bytes;
+    flipped[at] = static_cast<std::uint8_t>(flipped[at] ^ 0x40);
+    CHECK(code(flipped) == (at == 8 || at == 9 ? static_cast<int>(Code::kUnimplemented) : kDamaged));
+  }
+  constexpr std::array<std::uint8_t, 32> kOther = {9};
+  CHECK(RestoreCache(bytes, "saved", scheme, kOther).error().code == Code::kFailedPrecondition);
+  const auto other_scheme = MakePlainScheme(geometry, Precision::kInt8).value();
+  CHECK(RestoreCache(bytes, "saved", other_scheme, kFingerprint).error().code == Code::kFailedPrecondition);
+}
+
+TEST_CASE("a basis comes back from its bytes, which are those of FORMAT.md") {
+  const Basis latent = IdentityBasis({2, 1, 32}, 5);
+  CHECK(ParseBasis(SerialiseBasis(latent), "basis").value() == latent);
+  const Basis report = ReportExample();
+  const Bytes bytes = SerialiseBasis(report);
+  CHECK(ParseBasis(bytes, "basis").value() == report);
+  const std::string golden =
+      "686f6c6f2d6b7662"
+      "0100"
+      "02"
+      "010000000100000001000000"
+      "0000000000000000000000000000000000000000000000000000000000000000"
+      "02000000"
+      "7b7d"
+      "01000000"
+      "0000803f00000040"
+      "0000803f000080bf";
+  CHECK(bytes::ToHex(bytes) == golden + bytes::ToHex(bytes::Sha256(bytes::FromHex(golden).value())));
+}
+
+TEST_CASE("a damaged basis is refused") {
+  const Bytes bytes = SerialiseBasis(ReportExample());
+  const auto message = [](const Bytes& damaged) {
+    const auto parsed = ParseBasis(damaged, "basis");
+    return parsed ? "" : ToString(parsed.error());
+  };
+  // With a digest that fits, so that what is inside is looked at.
+  const auto sealed = [&](std::size_t at, std::uint8_t value) {
+    Bytes changed(bytes.begin(), bytes.end() - 32);
+    changed[at] = value;
+    const auto digest = bytes::Sha256(changed);
+    changed.insert(changed.end(), digest.begin(), digest.end());
+    return changed;
+  };
+  for (std::size_t length = 0; length < bytes.size(); ++length) {
+    CAPTURE(length);
+    CHECK(message(Bytes(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(length))).starts_with("DATA_LOSS"));
+  }
+  CHECK(message(sealed(8, 2)) == "UNIMPLEMENTED: basis: expected version 1, found 2");
+  CHECK(message(sealed(10, 3)) == "DATA_LOSS: basis: expected method 1 (latent) or 2 (report), found 3");
+  CHECK(message(sealed(11, 0)).starts_with("DATA_LOSS: basis: expected 1 to 1024 layers"));
+  CHECK(message(sealed(11, 2)).starts_with("DATA_LOSS: basis"));
+  CHECK(message(sealed(57, 1)).starts_with("DATA_LOSS: basis: expected at most 65536 bytes"));
+  CHECK(message(sealed(61, 2)) == "DATA_LOSS: basis: expected a rank of 1 to 1, found 2");
+  CHECK(message(sealed(68, 0x7F)).starts_with("DATA_LOSS: basis"));  // 1.0 becomes infinite
+  Bytes trailing(bytes.begin(), bytes.end() - 32);
+  trailing.push_back(0);
+  const auto digest = bytes::Sha256(trailing);
+  trailing.insert(trailing.end(), digest.begin(), digest.end());
+  CHECK(message(trailing).starts_with("DATA_LOSS: basis"));
+  Bytes flipped = bytes;
+  flipped[70] = static_cast<std::uint8_t>(flipped[70] ^ 1);
+  CHECK(message(flipped) == "DATA_LOSS: basis: its bytes do not have the digest at its end: it is damaged");
+}
+
+TEST_CASE("geometries and weights that do not fit are refused") {
+  CHECK(MakePlainScheme({0, 1, 1}, Precision::kF32).error().code == Code::kInvalidArgument);
+  CHECK(MakePlainScheme({1, 1, 513}, Precision::kF32).error().code == Code::kInvalidArgument);
+  CHECK(MakeProjectedScheme(IdentityBasis({2, 1, 32}), {}).error().code == Code::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace holo::kv_cache
