@@ -171,7 +171,8 @@ void Tokenizer::Tables::FindWholeWords() {
 }
 
 void Tokenizer::Tables::MergeWord(std::string_view word, Workspace& workspace, std::vector<TokenId>& out) const {
-  auto& [symbols, heap] = workspace;
+  std::vector<Workspace::Symbol>& symbols = workspace.symbols;
+  std::vector<std::uint64_t>& heap = workspace.heap;
   const auto count = static_cast<std::uint32_t>(word.size());
   symbols.resize(count);
   heap.clear();
@@ -254,7 +255,8 @@ Result<Tokenizer> Tokenizer::Create(const Definition& definition, std::string_vi
   tables->merges.Reserve(definition.merges.size());
   std::string merged;
   for (std::uint32_t rank = 0; rank < definition.merges.size(); ++rank) {
-    const auto& [left, right] = definition.merges[rank];
+    const std::string& left = definition.merges[rank].first;
+    const std::string& right = definition.merges[rank].second;
     merged = left;
     merged += right;
     const auto token_of = [&](const std::string& text) -> Result<TokenId> {

@@ -1,7 +1,6 @@
 // Safetensors files and model directories made for a test.
 #pragma once
 
-#include <cstring>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -39,9 +38,8 @@ inline std::vector<std::uint8_t> Safetensors(const std::map<std::string, TensorB
 }
 
 inline TensorBytes FloatTensor(std::vector<std::uint64_t> shape, const std::vector<float>& values) {
-  TensorBytes tensor{"F32", std::move(shape), std::vector<std::uint8_t>(4 * values.size())};
-  std::memcpy(tensor.data.data(), values.data(), tensor.data.size());
-  return tensor;
+  const auto* raw = reinterpret_cast<const std::uint8_t*>(values.data());
+  return {"F32", std::move(shape), {raw, raw + 4 * values.size()}};
 }
 
 // Every tensor of a GPT-2 of these sizes; the values count up, so that all differ.
