@@ -120,14 +120,18 @@ TEST_CASE("lighter weights change logits a little") {
   double sum = 0;
   for (const float value : golden) sum += double{value} * value;
   const double scale = std::sqrt(sum / static_cast<double>(golden.size()));
-  for (const auto& [type, most] : {std::pair(WeightType::kBf16, 0.03), {WeightType::kInt8, 0.06}}) {
-    CAPTURE(compute::WeightTypeName(type));
-    const std::vector<float> logits = Logits(*testing::GoldenModel(type), GoldenTokens(), 75);
+  struct Row {
+    WeightType type;
+    double most;
+  };
+  for (const Row& row : {Row{WeightType::kBf16, 0.03}, Row{WeightType::kInt8, 0.06}}) {
+    CAPTURE(compute::WeightTypeName(row.type));
+    const std::vector<float> logits = Logits(*testing::GoldenModel(row.type), GoldenTokens(), 75);
     double error = 0;
     for (std::size_t i = 0; i < golden.size(); ++i) error += std::pow(double{logits[i]} - golden[i], 2);
     // Rounding a weight costs 2^-9 / sqrt(3) of it (bf16), or 1/254 of its row's largest, about 3 sigma, / sqrt(3)
     // (int8): 0.1 % and 0.7 %; ten matrices in a row, amplified as above.
-    CHECK(std::sqrt(error / static_cast<double>(golden.size())) < most * scale);
+    CHECK(std::sqrt(error / static_cast<double>(golden.size())) < row.most * scale);
   }
 }
 
