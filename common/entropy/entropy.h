@@ -55,6 +55,8 @@ class RangeEncoder {
   }
   // A decision of probability one half.
   void CodeRaw(bool bit) { Encode(bit, 32768); }
+  // One whose probability the caller keeps: that of a 1, in 1/65536, 32..65504.
+  void CodeWith(bool bit, std::uint32_t of_one) { Encode(bit, of_one); }
 
   // Bytes that a decoder needs to decode everything coded so far.
   [[nodiscard]] std::size_t prefix_bytes() const { return shifts_ + 4; }
@@ -100,9 +102,12 @@ class RangeDecoder {
     return bit;
   }
   [[nodiscard]] bool CodeRaw() { return Decode(32768); }
+  [[nodiscard]] bool CodeWith(std::uint32_t of_one) { return Decode(of_one); }
 
   // How many bytes that are not there decisions have needed.
   [[nodiscard]] std::size_t overrun_bytes() const { return position_ > data_.size() ? position_ - data_.size() : 0; }
+  // How many no decision has needed: none behind the last decision of a complete code.
+  [[nodiscard]] std::size_t unread_bytes() const { return position_ < data_.size() ? data_.size() - position_ : 0; }
 
  private:
   bool Decode(std::uint32_t of_one) {

@@ -25,6 +25,36 @@ void UseCache(const std::vector<std::uint8_t>& bytes) {
   kv_cache::Attend(0, {&request, 1}, scratch, pool);
 }
 
+// The stored tier, whose blocks are decoded: a code is whatever follows a block's header.
+void UseStored(const std::vector<std::uint8_t>& bytes) {
+  kv_cache::Basis basis;
+  basis.method = kv_cache::Method::kStored;
+  basis.geometry = {2, 1, 16};
+  kv_cache::BasisLayer layer;
+  layer.rank = 16;
+  layer.mean.assign(16, 0.0f);
+  layer.encoder.assign(256, 0.5f);
+  layer.decoder.assign(256, 0.5f);
+  for (std::uint8_t i = 0; i < 16; ++i) layer.classes.push_back(static_cast<std::uint8_t>(63 - 4 * i));
+  basis.layers.assign(2, layer);
+  basis.table = kv_cache::MakeCoderTable({});
+  const kv_cache::LayerWeights weights{std::vector<float>(256), std::vector<float>(256), std::vector<float>(16)};
+  const auto scheme = kv_cache::MakeProjectedScheme(basis, std::vector(2, weights)).value();
+  kv_cache::Cache cache(scheme);
+  static_cast<void>(kv_cache::RestoreBlock(bytes, "input", cache, kFingerprint));
+  for (const std::size_t tokens : {1u, 7u, 32u}) {
+    cache.Truncate(0);
+    if (!cache.Load(tokens, bytes, "input")) continue;
+    // What was decoded can be coded again, to the same numbers.
+    const auto packed = scheme->Pack(0, tokens, cache.Stored(0, 0));
+    kv_cache::Cache again(scheme);
+    if (!again.Load(tokens, packed, "again")) __builtin_trap();
+    if (!std::equal(cache.Stored(0, 0), cache.Stored(0, 0) + scheme->block_bytes(0), again.Stored(0, 0))) {
+      __builtin_trap();
+    }
+  }
+}
+
 void UseBasis(const std::vector<std::uint8_t>& bytes) {
   const auto basis = kv_cache::ParseBasis(bytes, "input");
   if (!basis || basis->geometry.width() > 64) return;
@@ -42,6 +72,7 @@ void UseBasis(const std::vector<std::uint8_t>& bytes) {
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   std::vector<std::uint8_t> bytes(data, data + size);
+  UseStored(bytes);
   const auto digest = bytes::Sha256(bytes);
   bytes.insert(bytes.end(), digest.begin(), digest.end());
   UseBasis(bytes);

@@ -156,8 +156,33 @@ void WriteCaches() {
   write("latent", kv_cache::SerialiseBasis(basis));
   basis.method = kv_cache::Method::kReport;
   basis.geometry = {1, 1, 1};
-  basis.layers = {{1, {1, 2}, {1, -1}, {}, {}}};
+  basis.layers = {{1, {1, 2}, {1, -1}, {}, {}, {}}};
   write("report", kv_cache::SerialiseBasis(basis));
+  basis.method = kv_cache::Method::kStored;
+  basis.geometry = {2, 1, 16};
+  kv_cache::BasisLayer stored;
+  stored.rank = 16;
+  stored.mean.assign(16, 0.0f);
+  stored.encoder.assign(256, 0.5f);
+  stored.decoder.assign(256, 0.5f);
+  for (std::uint8_t i = 0; i < 16; ++i) stored.classes.push_back(static_cast<std::uint8_t>(63 - 4 * i));
+  basis.layers.assign(2, stored);
+  basis.table = kv_cache::MakeCoderTable({});
+  write("stored_basis", kv_cache::SerialiseBasis(basis));
+  // The scheme that kv_cache_fuzz.cc has.
+  const kv_cache::LayerWeights weights{std::vector<float>(256), std::vector<float>(256), std::vector<float>(16)};
+  kv_cache::Cache coded(kv_cache::MakeProjectedScheme(basis, std::vector(2, weights)).value());
+  std::vector<float> coordinates(16 * 7);
+  for (std::size_t i = 0; i < coordinates.size(); ++i) {
+    coordinates[i] = static_cast<float>(static_cast<int>(i * 37 % 101) - 50) * (i % 16 == 0 ? 20.0f : 0.2f);
+  }
+  for (std::size_t layer = 0; layer < 2; ++layer) {
+    coded.Append(layer, {7, coordinates.data(), nullptr, nullptr, 0}, coordinates.data());
+  }
+  coded.Commit(7);
+  const std::uint32_t tokens[] = {1, 22, 333, 4444, 55555, 666666, 7777777};
+  Write("kv_cache/stored_block", kv_cache::SaveBlock(coded, 0, std::array<std::uint8_t, 32>{}, tokens));
+  Write("kv_cache/stored_code", coded.scheme().Pack(0, 7, coded.Stored(0, 0)));
   kv_cache::Cache cache(kv_cache::MakePlainScheme({1, 1, 16}, kv_cache::Precision::kInt4).value());
   const std::vector<float> row(16, 1.5f);
   cache.Append(0, {1, row.data(), row.data(), row.data(), 16}, nullptr);

@@ -237,6 +237,112 @@ Result<kv_cache::Basis> MakeLatentBasis(Statistics& statistics, const weights::G
   return basis;
 }
 
+namespace {
+
+// Coordinates with less than this deviation (in steps) are hardly ever coded as anything but 0.
+constexpr double kLeastDeviation = 0.2;
+
+// Bits of a normally distributed number of this deviation, rounded to whole ones: close to the entropy.
+double BitsOf(double deviation) {
+  return 0.5 * std::log2(1 + 17.08 * deviation * deviation);
+}
+
+// Every coordinate in units of `step`, by what a squared error costs.
+void FillStored(const std::vector<WholeLayer>& layers, double step, kv_cache::Basis& basis) {
+  basis.layers.clear();
+  for (const WholeLayer& from : layers) {
+    const Eigen::VectorXd deviation = from.energy.cwiseSqrt() / step;
+    const Eigen::Index kept =
+        std::max<Eigen::Index>(1, (deviation.array() >= kLeastDeviation).count());  // energies fall
+    BasisLayer layer;
+    layer.rank = static_cast<std::uint32_t>(kept);
+    layer.mean = ToFloats(from.mean);
+    layer.encoder = ToFloats(from.encoder.leftCols(kept) * deviation.head(kept).asDiagonal());
+    layer.decoder = ToFloats(deviation.head(kept).cwiseInverse().asDiagonal() * from.decoder.topRows(kept));
+    for (Eigen::Index i = 0; i < kept; ++i) {
+      const double of_coordinate = std::round(4 * std::log2(std::max(deviation[i], 1e-6))) + 16;
+      layer.classes.push_back(static_cast<std::uint8_t>(std::clamp(of_coordinate, 0.0, 63.0)));
+    }
+    basis.layers.push_back(std::move(layer));
+  }
+}
+
+// Runs `tokens` through caches of the basis; bytes per token as they are saved, and what the coder did.
+Result<double> Measure(const kv_cache::Basis& basis, const transformer::Model& model,
+                       const weights::Gpt2Weights& weights, std::span<const std::uint32_t> tokens,
+                       kv_cache::CoderCounts& counts, compute::ThreadPool& pool) {
+  HOLO_ASSIGN_OR_RETURN(const auto scheme, MakeScheme(basis, weights));
+  transformer::Workspace workspace;
+  std::size_t bytes = 0;
+  for (std::size_t from = 0; from < tokens.size(); from += model.config().context) {
+    const std::span<const std::uint32_t> window =
+        tokens.subspan(from, std::min<std::size_t>(model.config().context, tokens.size() - from));
+    kv_cache::Cache cache(scheme);
+    const transformer::Sequence sequence{window, &cache, false};
+    HOLO_RETURN_IF_ERROR(model.Forward({&sequence, 1}, workspace, pool));
+    kv_cache::CountDecisions(cache, counts);
+    bytes += kv_cache::SavedBytes(cache, window);
+  }
+  return static_cast<double>(bytes) / static_cast<double>(tokens.size());
+}
+
+}  // namespace
+
+Result<kv_cache::Basis> MakeStoredBasis(Statistics& statistics, const transformer::Model& model,
+                                        const weights::Gpt2Weights& weights, std::span<const std::uint32_t> tokens,
+                                        const BasisRequest& request, compute::ThreadPool& pool,
+                                        const Progress& progress) {
+  if (tokens.size() < kMinTokens) {
+    return Fail(Code::kInvalidArgument, "calibration: expected a text of at least " + std::to_string(kMinTokens) +
+                                            " tokens, found " + std::to_string(tokens.size()));
+  }
+  if (!(request.bytes_per_token > 0)) {
+    return Fail(Code::kInvalidArgument,
+                "bytes per token: expected more than 0, found " + std::to_string(request.bytes_per_token));
+  }
+  std::vector<WholeLayer> layers;
+  for (std::size_t i = 0; i < statistics.layers.size(); ++i) {
+    HOLO_ASSIGN_OR_RETURN(WholeLayer layer, DecomposeLayer(statistics.layers[i], weights.layers[i], weights.config,
+                                                           static_cast<double>(statistics.queries)));
+    layers.push_back(std::move(layer));
+  }
+  const auto step_for = [&](double bits) {
+    double low = -80;  // log2 of a step that is too small, and of one that is large enough
+    double high = 60;
+    for (int i = 0; i < 60; ++i) {
+      const double middle = (low + high) / 2;
+      double sum = 0;
+      for (const WholeLayer& layer : layers) {
+        for (const double energy : layer.energy) sum += BitsOf(std::sqrt(energy) / std::exp2(middle));
+      }
+      (sum <= bits ? high : low) = middle;
+    }
+    return std::exp2(high);
+  };
+  kv_cache::Basis basis = EmptyBasis(weights.config, kv_cache::Method::kStored, request);
+  basis.table = kv_cache::MakeCoderTable({});
+  // What a formula promises is not what a coder takes: the step is corrected by what was measured.
+  double wanted_bits = 8 * request.bytes_per_token;
+  constexpr int kRounds = 4;
+  for (int round = 0; round < kRounds; ++round) {
+    FillStored(layers, step_for(wanted_bits), basis);
+    kv_cache::CoderCounts counts;
+    HOLO_ASSIGN_OR_RETURN(const double bytes, Measure(basis, model, weights, tokens, counts, pool));
+    basis.table = kv_cache::MakeCoderTable(counts);
+    if (progress && !progress(static_cast<double>(round + 1) / kRounds)) {
+      return Fail(Code::kCancelled, "calibration: cancelled");
+    }
+    // The first round's table was a guess: what it takes is not what the next will.
+    if (round > 0 && std::abs(bytes / request.bytes_per_token - 1) < 0.005) break;
+    if (round + 1 < kRounds) wanted_bits += 8 * (request.bytes_per_token - bytes);
+    if (wanted_bits < 1) {
+      return Fail(Code::kInvalidArgument, "bytes per token: expected what a step of any size can meet, found " +
+                                              std::to_string(request.bytes_per_token));
+    }
+  }
+  return basis;
+}
+
 Result<kv_cache::Basis> MakeIdentityBasis(Statistics& statistics, const weights::Gpt2Weights& weights, unsigned bits,
                                           const BasisRequest& request) {
   if (bits < 1 || bits > 8) {

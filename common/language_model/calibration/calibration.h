@@ -67,6 +67,15 @@ struct BasisRequest {
 };
 [[nodiscard]] Result<kv_cache::Basis> MakeLatentBasis(Statistics& statistics, const weights::Gpt2Weights& weights,
                                                       const BasisRequest& request, const Progress& progress = nullptr);
+// The stored tier: all coordinates that matter, at one step. `tokens` (at least kMinTokens; some thousands of the
+// calibration's) are run once more with the cache, to fit the coder and to measure it: the result takes about
+// request.bytes_per_token as SaveBlock() writes them, headers and the tokens themselves included, in windows of the
+// model's context. kInvalidArgument for fewer tokens or bytes than can be met.
+[[nodiscard]] Result<kv_cache::Basis> MakeStoredBasis(Statistics& statistics, const transformer::Model& model,
+                                                      const weights::Gpt2Weights& weights,
+                                                      std::span<const std::uint32_t> tokens,
+                                                      const BasisRequest& request, compute::ThreadPool& pool,
+                                                      const Progress& progress = nullptr);
 // The normalised row itself, every coordinate with `bits` bits (1..8).
 [[nodiscard]] Result<kv_cache::Basis> MakeIdentityBasis(Statistics& statistics, const weights::Gpt2Weights& weights,
                                                         unsigned bits, const BasisRequest& request);

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "common/bytes/bytes.h"
+#include "common/language_model/kv_cache/block_coder.h"
 #include "common/language_model/kv_cache/kv_cache.h"
 
 namespace holo::kv_cache {
@@ -10,7 +11,12 @@ namespace {
 
 constexpr char kBasisMagic[9] = "holo-kvb";
 constexpr char kCacheMagic[9] = "holo-kvc";
-constexpr std::uint16_t kVersion = 1;
+constexpr char kBlockMagic[5] = "hkvb";
+constexpr std::uint8_t kBlockVersion = 1;
+constexpr std::size_t kOwnerBytes = 16;
+constexpr std::size_t kShortDigestBytes = 8;
+constexpr std::uint16_t kBasisVersion = 1;
+constexpr std::uint16_t kCacheVersion = 2;
 constexpr std::size_t kDigestBytes = 32;
 constexpr std::uint64_t kMaxTextBytes = 65536;
 
@@ -42,7 +48,7 @@ std::string Quoted(std::span<const std::uint8_t> bytes) {
 
 // Checks magic, version and the digest at the end; returns what lies between.
 Result<std::span<const std::uint8_t>> Open(std::span<const std::uint8_t> bytes, const char* magic,
-                                           std::string_view name) {
+                                           std::uint16_t expected_version, std::string_view name) {
   bytes::ByteReader reader(bytes, name);
   HOLO_ASSIGN_OR_RETURN(const std::span<const std::uint8_t> found_magic, reader.ReadSpan(8));
   if (std::memcmp(found_magic.data(), magic, 8) != 0) {
@@ -50,8 +56,8 @@ Result<std::span<const std::uint8_t>> Open(std::span<const std::uint8_t> bytes, 
                                      Quoted(found_magic));
   }
   HOLO_ASSIGN_OR_RETURN(const std::uint16_t version, reader.ReadU16());
-  if (version != kVersion) {
-    return Fail(Code::kUnimplemented, std::string(name) + ": expected version " + std::to_string(kVersion) +
+  if (version != expected_version) {
+    return Fail(Code::kUnimplemented, std::string(name) + ": expected version " + std::to_string(expected_version) +
                                           ", found " + std::to_string(version));
   }
   if (reader.remaining() < kDigestBytes) {
@@ -109,13 +115,59 @@ Result<BasisLayer> ReadLayer(bytes::ByteReader& reader, Method method, std::uint
       }
     }
   }
-  const std::uint64_t sources = latent ? 1 : 2;
+  if (method == Method::kStored) {
+    HOLO_ASSIGN_OR_RETURN(const std::span<const std::uint8_t> classes, reader.ReadSpan(layer.rank));
+    layer.classes.assign(classes.begin(), classes.end());
+    for (const std::uint8_t of_coordinate : classes) {
+      if (of_coordinate >= kClasses) {
+        return Fail(Code::kDataLoss, std::string(name) + ": expected classes below " + std::to_string(kClasses) +
+                                         ", found " + std::to_string(of_coordinate));
+      }
+    }
+  }
+  const std::uint64_t sources = method == Method::kReport ? 2 : 1;
   HOLO_ASSIGN_OR_RETURN(layer.mean, ReadFloats(reader, sources * width, name));
   HOLO_ASSIGN_OR_RETURN(layer.encoder, ReadFloats(reader, sources * width * layer.rank, name));
-  if (latent) {
+  if (method != Method::kReport) {
     HOLO_ASSIGN_OR_RETURN(layer.decoder, ReadFloats(reader, width * layer.rank, name));
   }
   return layer;
+}
+
+Result<std::vector<std::uint32_t>> ReadTokens(bytes::ByteReader& reader, std::uint32_t count, std::string_view name) {
+  // A length is a claim: a token takes a byte or more.
+  if (count > reader.remaining()) {
+    return Fail(Code::kDataLoss, std::string(name) + ": expected " + std::to_string(count) + " tokens, found " +
+                                     std::to_string(reader.remaining()) + " bytes");
+  }
+  std::vector<std::uint32_t> tokens(count);
+  for (std::uint32_t& token : tokens) {
+    HOLO_ASSIGN_OR_RETURN(const std::uint64_t value, reader.ReadVarint(UINT32_MAX));
+    token = static_cast<std::uint32_t>(value);
+  }
+  return tokens;
+}
+
+void WriteBlock(bytes::ByteWriter& writer, const Cache& cache, std::size_t block) {
+  const std::size_t tokens = std::min(kBlockTokens, cache.tokens() - block * kBlockTokens);
+  const std::vector<std::uint8_t> packed = cache.scheme().Pack(block, tokens, cache.Stored(0, block));
+  writer.WriteU32(static_cast<std::uint32_t>(packed.size()));
+  writer.WriteSpan(packed);
+}
+
+Result<void> ReadBlock(bytes::ByteReader& reader, Cache& cache, std::size_t tokens, std::string_view name) {
+  HOLO_ASSIGN_OR_RETURN(const std::uint32_t length, reader.ReadU32());
+  HOLO_ASSIGN_OR_RETURN(const std::span<const std::uint8_t> packed, reader.ReadSpan(length));
+  return cache.Load(tokens, packed, name);
+}
+
+// Whose block it is: the beginning of a digest of the model's fingerprint and the scheme's identity.
+std::vector<std::uint8_t> Owner(const Scheme& scheme, std::span<const std::uint8_t, 32> base_fingerprint) {
+  bytes::ByteWriter writer;
+  writer.WriteSpan(base_fingerprint);
+  writer.WriteSpan(scheme.identity());
+  const std::array<std::uint8_t, kDigestBytes> digest = bytes::Sha256(writer.bytes());
+  return {digest.begin(), digest.begin() + kOwnerBytes};
 }
 
 }  // namespace
@@ -123,7 +175,7 @@ Result<BasisLayer> ReadLayer(bytes::ByteReader& reader, Method method, std::uint
 std::vector<std::uint8_t> SerialiseBasis(const Basis& basis) {
   bytes::ByteWriter writer;
   writer.WriteSpan(Bytes(kBasisMagic));
-  writer.WriteU16(kVersion);
+  writer.WriteU16(kBasisVersion);
   writer.WriteU8(static_cast<std::uint8_t>(basis.method));
   WriteGeometry(writer, basis.geometry);
   writer.WriteSpan(basis.base_fingerprint);
@@ -132,21 +184,23 @@ std::vector<std::uint8_t> SerialiseBasis(const Basis& basis) {
   for (const BasisLayer& layer : basis.layers) {
     writer.WriteU32(layer.rank);
     writer.WriteSpan(layer.bits);
+    writer.WriteSpan(layer.classes);
     WriteFloats(writer, layer.mean);
     WriteFloats(writer, layer.encoder);
     WriteFloats(writer, layer.decoder);
   }
+  writer.WriteSpan(basis.table);
   return Close(std::move(writer));
 }
 
 Result<Basis> ParseBasis(std::span<const std::uint8_t> bytes, std::string_view name) {
-  HOLO_ASSIGN_OR_RETURN(const std::span<const std::uint8_t> content, Open(bytes, kBasisMagic, name));
+  HOLO_ASSIGN_OR_RETURN(const std::span<const std::uint8_t> content, Open(bytes, kBasisMagic, kBasisVersion, name));
   bytes::ByteReader reader(content, name);
   Basis basis;
   HOLO_ASSIGN_OR_RETURN(const std::uint8_t method, reader.ReadU8());
-  if (method != static_cast<std::uint8_t>(Method::kLatent) && method != static_cast<std::uint8_t>(Method::kReport)) {
-    return Fail(Code::kDataLoss,
-                std::string(name) + ": expected method 1 (latent) or 2 (report), found " + std::to_string(method));
+  if (method < static_cast<std::uint8_t>(Method::kLatent) || method > static_cast<std::uint8_t>(Method::kStored)) {
+    return Fail(Code::kDataLoss, std::string(name) + ": expected method 1 (latent), 2 (report) or 3 (stored), found " +
+                                     std::to_string(method));
   }
   basis.method = static_cast<Method>(method);
   HOLO_ASSIGN_OR_RETURN(basis.geometry, ReadGeometry(reader, name));
@@ -163,6 +217,13 @@ Result<Basis> ParseBasis(std::span<const std::uint8_t> bytes, std::string_view n
     HOLO_ASSIGN_OR_RETURN(BasisLayer layer, ReadLayer(reader, basis.method, basis.geometry.width(), name));
     basis.layers.push_back(std::move(layer));
   }
+  if (basis.method == Method::kStored) {
+    HOLO_ASSIGN_OR_RETURN(const std::span<const std::uint8_t> table, reader.ReadSpan(kCoderTableBytes));
+    if (std::find(table.begin(), table.end(), 0) != table.end()) {
+      return Fail(Code::kDataLoss, std::string(name) + ": expected probabilities of 1 to 255, found 0");
+    }
+    basis.table.assign(table.begin(), table.end());
+  }
   HOLO_RETURN_IF_ERROR(reader.ExpectEnd());
   return basis;
 }
@@ -172,22 +233,20 @@ std::vector<std::uint8_t> SaveCache(const Cache& cache, std::span<const std::uin
   const Scheme& scheme = cache.scheme();
   bytes::ByteWriter writer;
   writer.WriteSpan(Bytes(kCacheMagic));
-  writer.WriteU16(kVersion);
+  writer.WriteU16(kCacheVersion);
   WriteGeometry(writer, scheme.geometry());
   writer.WriteSpan(base_fingerprint);
   writer.WriteSpan(scheme.identity());
   writer.WriteU32(static_cast<std::uint32_t>(cache.tokens()));
-  for (const std::uint32_t token : tokens) writer.WriteU32(token);
-  for (std::size_t block = 0; block * kBlockTokens < cache.tokens(); ++block) {
-    writer.WriteSpan({cache.Stored(0, block), scheme.block_bytes(block)});
-  }
+  for (const std::uint32_t token : tokens) writer.WriteVarint(token);
+  for (std::size_t block = 0; block * kBlockTokens < cache.tokens(); ++block) WriteBlock(writer, cache, block);
   return Close(std::move(writer));
 }
 
 Result<SavedCache> RestoreCache(std::span<const std::uint8_t> bytes, std::string_view name,
                                 std::shared_ptr<const Scheme> scheme,
                                 std::span<const std::uint8_t, 32> base_fingerprint) {
-  HOLO_ASSIGN_OR_RETURN(const std::span<const std::uint8_t> content, Open(bytes, kCacheMagic, name));
+  HOLO_ASSIGN_OR_RETURN(const std::span<const std::uint8_t> content, Open(bytes, kCacheMagic, kCacheVersion, name));
   bytes::ByteReader reader(content, name);
   HOLO_ASSIGN_OR_RETURN(const Geometry geometry, ReadGeometry(reader, name));
   HOLO_ASSIGN_OR_RETURN(const std::span<const std::uint8_t> fingerprint, reader.ReadSpan(kDigestBytes));
@@ -202,22 +261,86 @@ Result<SavedCache> RestoreCache(std::span<const std::uint8_t> bytes, std::string
                                                ", this is " + bytes::ToHex(scheme->identity()));
   }
   HOLO_ASSIGN_OR_RETURN(const std::uint32_t count, reader.ReadU32());
-  if (count > reader.remaining() / sizeof(std::uint32_t)) {
-    return Fail(Code::kDataLoss, std::string(name) + ": expected " + std::to_string(count) + " tokens, found " +
-                                     std::to_string(reader.remaining()) + " bytes");
-  }
-  SavedCache saved{Cache(scheme), std::vector<std::uint32_t>(count)};
-  for (std::uint32_t& token : saved.tokens) {
-    HOLO_ASSIGN_OR_RETURN(token, reader.ReadU32());
-  }
-  const std::size_t blocks = (std::size_t{count} + kBlockTokens - 1) / kBlockTokens;
-  std::vector<std::span<const std::uint8_t>> parts;
-  for (std::size_t block = 0; block < blocks; ++block) {
-    HOLO_ASSIGN_OR_RETURN(parts.emplace_back(), reader.ReadSpan(scheme->block_bytes(block)));
+  HOLO_ASSIGN_OR_RETURN(std::vector<std::uint32_t> tokens, ReadTokens(reader, count, name));
+  SavedCache saved{Cache(std::move(scheme)), std::move(tokens)};
+  for (std::size_t first = 0; first < count; first += kBlockTokens) {
+    HOLO_RETURN_IF_ERROR(ReadBlock(reader, saved.cache, std::min<std::size_t>(kBlockTokens, count - first), name));
   }
   HOLO_RETURN_IF_ERROR(reader.ExpectEnd());
-  saved.cache.Load(count, parts);
   return saved;
+}
+
+std::vector<std::uint8_t> SaveBlock(const Cache& cache, std::size_t block,
+                                    std::span<const std::uint8_t, 32> base_fingerprint,
+                                    std::span<const std::uint32_t> tokens) {
+  bytes::ByteWriter writer;
+  writer.WriteSpan(Bytes(kBlockMagic));
+  writer.WriteU8(kBlockVersion);
+  writer.WriteSpan(Owner(cache.scheme(), base_fingerprint));
+  writer.WriteVarint(block);
+  writer.WriteU8(static_cast<std::uint8_t>(tokens.size()));
+  for (const std::uint32_t token : tokens) writer.WriteVarint(token);
+  WriteBlock(writer, cache, block);
+  const std::array<std::uint8_t, kDigestBytes> digest = bytes::Sha256(writer.bytes());
+  writer.WriteSpan(std::span(digest).first(kShortDigestBytes));
+  return writer.Take();
+}
+
+std::size_t SavedBytes(const Cache& cache, std::span<const std::uint32_t> tokens) {
+  std::size_t bytes = 0;
+  for (std::size_t first = 0; first < cache.tokens(); first += kBlockTokens) {
+    const std::size_t count = std::min(kBlockTokens, cache.tokens() - first);
+    bytes += SaveBlock(cache, first / kBlockTokens, std::array<std::uint8_t, 32>{}, tokens.subspan(first, count)).size();
+  }
+  return bytes;
+}
+
+Result<std::vector<std::uint32_t>> RestoreBlock(std::span<const std::uint8_t> bytes, std::string_view name,
+                                                Cache& cache, std::span<const std::uint8_t, 32> base_fingerprint) {
+  bytes::ByteReader whole(bytes, name);
+  HOLO_ASSIGN_OR_RETURN(const std::span<const std::uint8_t> magic, whole.ReadSpan(4));
+  if (std::memcmp(magic.data(), kBlockMagic, 4) != 0) {
+    return Fail(Code::kDataLoss, std::string(name) + ": expected it to begin with \"" + kBlockMagic +
+                                     "\", found bytes " + Quoted(magic));
+  }
+  HOLO_ASSIGN_OR_RETURN(const std::uint8_t version, whole.ReadU8());
+  if (version != kBlockVersion) {
+    return Fail(Code::kUnimplemented, std::string(name) + ": expected version " + std::to_string(kBlockVersion) +
+                                          ", found " + std::to_string(version));
+  }
+  if (whole.remaining() < kShortDigestBytes) {
+    return Fail(Code::kDataLoss, std::string(name) + ": expected a digest of 8 bytes at the end, found " +
+                                     std::to_string(whole.remaining()));
+  }
+  const std::span<const std::uint8_t> content = bytes.first(bytes.size() - kShortDigestBytes);
+  const std::array<std::uint8_t, kDigestBytes> digest = bytes::Sha256(content);
+  if (!std::equal(digest.begin(), digest.begin() + kShortDigestBytes, bytes.end() - kShortDigestBytes)) {
+    return Fail(Code::kDataLoss, std::string(name) + ": its bytes do not have the digest at its end: it is damaged");
+  }
+  bytes::ByteReader reader(content.subspan(whole.offset()), name);
+  HOLO_ASSIGN_OR_RETURN(const std::span<const std::uint8_t> owner, reader.ReadSpan(kOwnerBytes));
+  const std::vector<std::uint8_t> expected_owner = Owner(cache.scheme(), base_fingerprint);
+  if (!std::equal(owner.begin(), owner.end(), expected_owner.begin())) {
+    return Fail(Code::kFailedPrecondition, std::string(name) + ": it belongs to model and scheme " +
+                                               bytes::ToHex(owner) + ", these are " + bytes::ToHex(expected_owner));
+  }
+  HOLO_ASSIGN_OR_RETURN(const std::uint64_t block, reader.ReadVarint());
+  if (cache.tokens() % kBlockTokens != 0 || block != cache.tokens() / kBlockTokens) {
+    return Fail(Code::kFailedPrecondition, std::string(name) + ": it is block " + std::to_string(block) +
+                                               " of a sequence, this one has " + std::to_string(cache.tokens()) +
+                                               " tokens, 32 to a block");
+  }
+  HOLO_ASSIGN_OR_RETURN(const std::uint8_t count, reader.ReadU8());
+  if (count < 1 || count > kBlockTokens) {
+    return Fail(Code::kDataLoss,
+                std::string(name) + ": expected 1 to 32 tokens in a block, found " + std::to_string(count));
+  }
+  HOLO_ASSIGN_OR_RETURN(std::vector<std::uint32_t> tokens, ReadTokens(reader, count, name));
+  HOLO_ASSIGN_OR_RETURN(const std::uint32_t length, reader.ReadU32());
+  HOLO_ASSIGN_OR_RETURN(const std::span<const std::uint8_t> packed, reader.ReadSpan(length));
+  HOLO_RETURN_IF_ERROR(reader.ExpectEnd());
+  HOLO_RETURN_IF_ERROR(cache.Load(count, packed, name));
+  return tokens;
 }
 
 }  // namespace holo::kv_cache

@@ -81,6 +81,20 @@ void Scheme::SetLayerBytes(std::span<const std::size_t> first_block, std::span<c
   offsets_ = sums(other_blocks);
 }
 
+std::vector<std::uint8_t> Scheme::Pack(std::size_t block, std::size_t, const std::uint8_t* stored) const {
+  return {stored, stored + block_bytes(block)};
+}
+
+Result<void> Scheme::Unpack(std::size_t block, std::size_t, std::span<const std::uint8_t> packed, std::string_view name,
+                            std::uint8_t* stored) const {
+  if (packed.size() != block_bytes(block)) {
+    return Fail(Code::kDataLoss, std::string(name) + ": expected a block of " + std::to_string(block_bytes(block)) +
+                                     " bytes, found " + std::to_string(packed.size()));
+  }
+  std::copy(packed.begin(), packed.end(), stored);
+  return {};
+}
+
 Cache::Cache(std::shared_ptr<const Scheme> scheme) : scheme_(std::move(scheme)) {}
 
 Cache Cache::Fork() const {
@@ -126,14 +140,13 @@ const std::uint8_t* Cache::Stored(std::size_t layer, std::size_t block) const {
   return blocks_[block]->as<std::uint8_t>() + scheme_->offset(layer, block);
 }
 
-void Cache::Load(std::size_t tokens, std::span<const std::span<const std::uint8_t>> blocks) {
-  blocks_.clear();
-  tokens_ = tokens;
-  for (const std::span<const std::uint8_t> bytes : blocks) {
-    auto block = std::make_shared<Block>(bytes.size());
-    std::memcpy(block->as<std::uint8_t>(), bytes.data(), bytes.size());
-    blocks_.push_back(std::move(block));
-  }
+Result<void> Cache::Load(std::size_t tokens, std::span<const std::uint8_t> packed, std::string_view name) {
+  blocks_.resize(tokens_ / kBlockTokens);
+  auto block = std::make_shared<Block>(scheme_->block_bytes(blocks_.size()));
+  HOLO_RETURN_IF_ERROR(scheme_->Unpack(blocks_.size(), tokens, packed, name, block->as<std::uint8_t>()));
+  blocks_.push_back(std::move(block));
+  tokens_ += tokens;
+  return {};
 }
 
 void Attend(std::size_t layer, std::span<const Request> requests, AttentionScratch& scratch,

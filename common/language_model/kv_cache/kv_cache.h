@@ -98,6 +98,14 @@ class Scheme {
   virtual void Finish(std::size_t layer, std::size_t part, const float* means, std::size_t tokens,
                       float* out) const = 0;
 
+  // The first `tokens` places of one block (all layers, block_bytes() of them) as what is written to files, and back:
+  // attention sees the same bits afterwards. Copied, unless the scheme knows something shorter.
+  [[nodiscard]] virtual std::vector<std::uint8_t> Pack(std::size_t block, std::size_t tokens,
+                                                       const std::uint8_t* stored) const;
+  // `stored` is zero before. kDataLoss for bytes that Pack() cannot have made.
+  [[nodiscard]] virtual Result<void> Unpack(std::size_t block, std::size_t tokens, std::span<const std::uint8_t> packed,
+                                            std::string_view name, std::uint8_t* stored) const;
+
  protected:
   Scheme(const Geometry& geometry, const std::array<std::uint8_t, 32>& identity)
       : geometry_(geometry), identity_(identity) {}
@@ -130,12 +138,17 @@ enum class Method : std::uint8_t {
   kLatent = 1,
   // Principal components of keys and of values, in half precision: the source report's method.
   kReport = 2,
+  // Coordinates as in kLatent, but all of them rounded to whole numbers of one step, which costs every coordinate the
+  // same error. In memory they take 2 bytes each; SaveCache() and SaveBlock() code them by their deviations, without
+  // further loss, in a fraction of that. Of the first kExactTokens tokens the step is an eighth.
+  kStored = 3,
 };
 [[nodiscard]] std::string_view MethodName(Method method);
 
 inline constexpr std::size_t kGroup = 32;
 inline constexpr std::size_t kExactTokens = 4;
 inline constexpr std::uint32_t kMaxWidth = 16384;
+inline constexpr std::size_t kCoderTableBytes = 96 * 32;
 inline constexpr std::uint32_t kMaxLayers = 1024;
 
 struct BasisLayer {
@@ -143,7 +156,9 @@ struct BasisLayer {
   std::vector<float> mean;         // [width]; report: [2, width], keys and values
   std::vector<float> encoder;      // [width, rank]; report: [2, width, rank], columns orthonormal
   std::vector<float> decoder;      // [rank, width]; report: empty, as it is the encoder's transpose
-  std::vector<std::uint8_t> bits;  // [rank / kGroup], 1..8; report: empty
+  std::vector<std::uint8_t> bits;  // latent: [rank / kGroup], 1..8; others: empty
+  // Stored: [rank], below 64; class c is a deviation of 2^((c - 16) / 4) steps. Others: empty.
+  std::vector<std::uint8_t> classes;
 
   friend bool operator==(const BasisLayer&, const BasisLayer&) = default;
 };
@@ -154,6 +169,8 @@ struct Basis {
   std::array<std::uint8_t, 32> base_fingerprint{};  // weights::Fingerprint of the model
   std::string calibration;                          // on what: a JSON object, UTF-8, at most 64 KiB
   std::vector<BasisLayer> layers;
+  // Stored: the coder's first probabilities (FORMAT.md), kCoderTableBytes of them, 1..255. Others: empty.
+  std::vector<std::uint8_t> table;
 
   friend bool operator==(const Basis&, const Basis&) = default;
 };
@@ -201,8 +218,8 @@ class Cache {
 
   // One layer of one block, read-only.
   [[nodiscard]] const std::uint8_t* Stored(std::size_t layer, std::size_t block) const;
-  // Replaces everything: `blocks` are what Stored(0, i) gave, block_bytes(i) each, for `tokens` tokens.
-  void Load(std::size_t tokens, std::span<const std::span<const std::uint8_t>> blocks);
+  // Adds a block of `tokens` tokens behind full ones, from what the scheme's Pack() made. On an error nothing changes.
+  [[nodiscard]] Result<void> Load(std::size_t tokens, std::span<const std::uint8_t> packed, std::string_view name);
 
  private:
   using Block = compute::AlignedBytes;
@@ -223,6 +240,27 @@ struct SavedCache {
 [[nodiscard]] Result<SavedCache> RestoreCache(std::span<const std::uint8_t> bytes, std::string_view name,
                                               std::shared_ptr<const Scheme> scheme,
                                               std::span<const std::uint8_t, 32> base_fingerprint);
+
+// The same of one block, for caches of prefixes: block `block` of a cache, with the tokens that are in it. Blocks are
+// restored in order, each by itself, to a cache that has all those before it; kFailedPrecondition where it has not.
+[[nodiscard]] std::vector<std::uint8_t> SaveBlock(const Cache& cache, std::size_t block,
+                                                  std::span<const std::uint8_t, 32> base_fingerprint,
+                                                  std::span<const std::uint32_t> tokens);
+// Returns the block's tokens. On an error the cache is as it was.
+[[nodiscard]] Result<std::vector<std::uint32_t>> RestoreBlock(std::span<const std::uint8_t> bytes,
+                                                              std::string_view name, Cache& cache,
+                                                              std::span<const std::uint8_t, 32> base_fingerprint);
+
+// What SaveBlock() would give for all blocks together.
+[[nodiscard]] std::size_t SavedBytes(const Cache& cache, std::span<const std::uint32_t> tokens);
+
+// How often the stored tier's coder took each of its decisions in a cache, added to what was counted before; and the
+// table with which they take the fewest bytes. For calibration.
+struct CoderCounts {
+  std::vector<std::uint32_t> all, ones;  // kCoderTableBytes each
+};
+void CountDecisions(const Cache& cache, CoderCounts& counts);
+[[nodiscard]] std::vector<std::uint8_t> MakeCoderTable(const CoderCounts& counts);
 
 // Memory of Attend(), one for each worker of the pool. Grows and stays.
 struct AttentionScratch {

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "common/bytes/bytes.h"
+#include "common/language_model/kv_cache/block_coder.h"
 #include "common/language_model/kv_cache/kv_cache.h"
 
 namespace holo::kv_cache {
@@ -95,8 +96,27 @@ class ProjectedScheme : public Scheme {
     while (basis.geometry.heads % heads_together_ != 0) --heads_together_;
   }
 
+  // Coordinates of the normalised row.
+  void AddLatentLayer(const BasisLayer& from, const LayerWeights& weights) {
+    const std::size_t width = geometry().width();
+    dims_.push_back(compute::RoundUp(from.rank, compute::kPanel));
+    const std::vector<float> keys = Product(from.decoder, weights.key_weights, width, width);
+    const std::vector<float> values = Product(from.decoder, weights.value_weights, width, width);
+    std::vector<float> offset = Product(from.mean, weights.value_weights, width, width);
+    for (std::size_t i = 0; i < width; ++i) offset[i] += weights.value_bias[i];
+    maps_.push_back(MakeMaps(geometry(), from.rank, dims_.back(), keys, values, offset));
+    encoders_.emplace_back().push_back(Matrix::Pack(compute::WeightType::kF32, width, from.rank, from.encoder,
+                                                    CentringBias(from.mean, from.encoder, from.rank)));
+  }
+
+  void Prepare(std::size_t layer, const Rows& rows, float* out, compute::Scratch& scratch,
+               compute::ThreadPool& pool) const override {
+    compute::Multiply(encoders_[layer][0], rows.normalised, rows.count, out, compute::Store::kReplace, scratch, pool);
+  }
+
   std::vector<std::size_t> dims_;  // of each layer
   std::vector<LayerMaps> maps_;
+  std::vector<std::vector<Matrix>> encoders_;  // of the normalised row, or of keys and of values
 
  private:
   std::size_t heads_together_ = 6;
@@ -107,19 +127,11 @@ class ProjectedScheme : public Scheme {
 class LatentScheme final : public ProjectedScheme {
  public:
   LatentScheme(const Basis& basis, std::span<const LayerWeights> weights) : ProjectedScheme(basis) {
-    const std::size_t width = geometry().width();
     std::vector<std::size_t> first_block;
     std::vector<std::size_t> other_blocks;
     for (std::size_t layer = 0; layer < basis.layers.size(); ++layer) {
       const BasisLayer& from = basis.layers[layer];
-      dims_.push_back(from.rank);
-      const std::vector<float> keys = Product(from.decoder, weights[layer].key_weights, width, width);
-      const std::vector<float> values = Product(from.decoder, weights[layer].value_weights, width, width);
-      std::vector<float> offset = Product(from.mean, weights[layer].value_weights, width, width);
-      for (std::size_t i = 0; i < width; ++i) offset[i] += weights[layer].value_bias[i];
-      maps_.push_back(MakeMaps(geometry(), from.rank, from.rank, keys, values, offset));
-      encoders_.push_back(Matrix::Pack(compute::WeightType::kF32, width, from.rank, from.encoder,
-                                       CentringBias(from.mean, from.encoder, from.rank)));
+      AddLatentLayer(from, weights[layer]);
       bits_.push_back(from.bits);
       std::size_t record = from.bits.size();
       for (const std::uint8_t bits : from.bits) record += 4 * bits;
@@ -137,11 +149,6 @@ class LatentScheme final : public ProjectedScheme {
   std::string name() const override { return std::string(MethodName(Method::kLatent)); }
   bool needs_keys_and_values() const override { return false; }
   std::size_t prepared_width(std::size_t layer) const override { return dims_[layer]; }
-
-  void Prepare(std::size_t layer, const Rows& rows, float* out, compute::Scratch& scratch,
-               compute::ThreadPool& pool) const override {
-    compute::Multiply(encoders_[layer], rows.normalised, rows.count, out, compute::Store::kReplace, scratch, pool);
-  }
 
   void Write(std::size_t layer, std::size_t block, std::size_t place, const Rows&, std::size_t, const float* prepared,
              std::uint8_t* stored) const override {
@@ -231,10 +238,90 @@ class LatentScheme final : public ProjectedScheme {
     return (clipped + 8388608.0f) - 8388608.0f - middle;  // to an integer, without a call
   }
 
-  std::vector<Matrix> encoders_;
   std::vector<std::vector<std::uint8_t>> bits_;
   std::vector<std::size_t> record_bytes_;
   std::array<float, 256> scales_{};
+};
+
+// One layer of a block: [32, rank] whole numbers of 16 bits.
+class StoredScheme final : public ProjectedScheme {
+ public:
+  StoredScheme(const Basis& basis, std::span<const LayerWeights> weights)
+      : ProjectedScheme(basis), table_(basis.table) {
+    std::vector<std::size_t> bytes;
+    for (std::size_t layer = 0; layer < basis.layers.size(); ++layer) {
+      const BasisLayer& from = basis.layers[layer];
+      AddLatentLayer(from, weights[layer]);
+      classes_.push_back(from.classes);
+      bytes.push_back(kBlockTokens * from.rank * sizeof(std::int16_t));
+    }
+    SetLayerBytes(bytes, bytes);
+  }
+
+  std::string name() const override { return std::string(MethodName(Method::kStored)); }
+  bool needs_keys_and_values() const override { return false; }
+  std::size_t prepared_width(std::size_t layer) const override { return rank(layer); }
+
+  void Write(std::size_t layer, std::size_t block, std::size_t place, const Rows&, std::size_t, const float* prepared,
+             std::uint8_t* stored) const override {
+    auto* const numbers = reinterpret_cast<std::int16_t*>(stored) + place * rank(layer);
+    const float steps = block == 0 && place < kExactTokens ? kFineSteps : 1;
+    for (std::size_t i = 0; i < rank(layer); ++i) {
+      const float clipped = std::min(32767.0f, std::max(-32767.0f, prepared[i] * steps));  // of NaN, too
+      numbers[i] = static_cast<std::int16_t>((clipped + 12582912.0f) - 12582912.0f);  // the nearest, without a call
+    }
+  }
+
+  Tile Expand(std::size_t layer, std::size_t, std::size_t block, std::size_t tokens, const std::uint8_t* stored,
+              float* scratch) const override {
+    const std::size_t dims = this->dims(layer);
+    const auto* const numbers = reinterpret_cast<const std::int16_t*>(stored);
+    float* const values = scratch;
+    float* const keys = scratch + dims * kBlockTokens;
+    for (std::size_t token = 0; token < tokens; ++token) {
+      const float step = block == 0 && token < kExactTokens ? 1 / kFineSteps : 1;
+      float* const out = values + token * dims;
+      for (std::size_t i = 0; i < rank(layer); ++i) out[i] = static_cast<float>(numbers[token * rank(layer) + i]) * step;
+      std::fill(out + rank(layer), out + dims, 0.0f);
+    }
+    std::fill(values + tokens * dims, values + kBlockTokens * dims, 0.0f);
+    compute::TransposeTile(values, dims, keys);
+    return {keys, values};
+  }
+
+  std::vector<std::uint8_t> Pack(std::size_t block, std::size_t tokens, const std::uint8_t* stored) const override {
+    // The coder wants numbers that it may write, too: it is the decoder's loop.
+    compute::AlignedBytes copy(block_bytes(block));
+    std::memcpy(copy.as<std::uint8_t>(), stored, copy.size());
+    return EncodeBlock(Layers(block, copy.as<std::uint8_t>()), tokens, FineTokens(block), table_);
+  }
+
+  Result<void> Unpack(std::size_t block, std::size_t tokens, std::span<const std::uint8_t> packed,
+                      std::string_view name, std::uint8_t* stored) const override {
+    return DecodeBlock(packed, name, Layers(block, stored), tokens, FineTokens(block), table_);
+  }
+
+  void Count(std::size_t block, std::size_t tokens, const std::uint8_t* stored, CoderCounts& counts) const {
+    compute::AlignedBytes copy(block_bytes(block));
+    std::memcpy(copy.as<std::uint8_t>(), stored, copy.size());
+    CountBlock(Layers(block, copy.as<std::uint8_t>()), tokens, FineTokens(block), counts);
+  }
+
+ private:
+  static constexpr float kFineSteps = 1 << kFineShift;
+
+  [[nodiscard]] std::size_t rank(std::size_t layer) const { return classes_[layer].size(); }
+  static std::size_t FineTokens(std::size_t block) { return block == 0 ? kExactTokens : 0; }
+  std::vector<CodedLayer> Layers(std::size_t block, std::uint8_t* stored) const {
+    std::vector<CodedLayer> layers;
+    for (std::size_t layer = 0; layer < classes_.size(); ++layer) {
+      layers.push_back({classes_[layer], reinterpret_cast<std::int16_t*>(stored + offset(layer, block))});
+    }
+    return layers;
+  }
+
+  std::vector<std::vector<std::uint8_t>> classes_;
+  std::vector<std::uint8_t> table_;
 };
 
 // One layer of a block: keys [rank, 32] and values [32, rank] in half precision.
@@ -314,13 +401,31 @@ class ReportScheme final : public ProjectedScheme {
 
  private:
   std::vector<std::size_t> ranks_;
-  std::vector<std::vector<Matrix>> encoders_;  // of keys and of values
 };
 
 }  // namespace
 
 std::string_view MethodName(Method method) {
-  return method == Method::kLatent ? "latent" : "report";
+  switch (method) {
+    case Method::kLatent:
+      return "latent";
+    case Method::kReport:
+      return "report";
+    case Method::kStored:
+      return "stored";
+  }
+  return "";
+}
+
+void CountDecisions(const Cache& cache, CoderCounts& counts) {
+  counts.all.resize(kCoderTableBytes);
+  counts.ones.resize(kCoderTableBytes);
+  const auto* scheme = dynamic_cast<const StoredScheme*>(&cache.scheme());
+  if (scheme == nullptr) return;
+  for (std::size_t first = 0; first < cache.tokens(); first += kBlockTokens) {
+    const std::size_t block = first / kBlockTokens;
+    scheme->Count(block, std::min(kBlockTokens, cache.tokens() - first), cache.Stored(0, block), counts);
+  }
 }
 
 Result<std::shared_ptr<const Scheme>> MakeProjectedScheme(const Basis& basis, std::span<const LayerWeights> layers) {
@@ -336,6 +441,7 @@ Result<std::shared_ptr<const Scheme>> MakeProjectedScheme(const Basis& basis, st
                                             std::to_string(layers.size()) + " layers or another width");
   }
   if (basis.method == Method::kReport) return std::make_shared<ReportScheme>(basis);
+  if (basis.method == Method::kStored) return std::make_shared<StoredScheme>(basis, layers);
   return std::make_shared<LatentScheme>(basis, layers);
 }
 

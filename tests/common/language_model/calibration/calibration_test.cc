@@ -111,6 +111,47 @@ TEST_CASE("a latent sequence gives the same bits in one call and token by token"
   CHECK(calibrated.Logits(scheme, tokens, 10) == at_once);
 }
 
+TEST_CASE("a stored sequence takes what was asked for, and gives the same bits parked and restored") {
+  Calibrated calibrated;
+  ThreadPool pool(2);
+  const std::vector<std::uint32_t> fit = Text(1600, 1);
+  double last = 0;
+  for (const double bytes : {70.0, 40.0, 25.0}) {
+    CAPTURE(bytes);
+    const auto basis = MakeStoredBasis(calibrated.statistics, *calibrated.model, calibrated.weights, fit,
+                                       calibrated.Request(bytes), pool)
+                           .value();
+    const auto scheme = MakeScheme(basis, calibrated.weights).value();
+    const std::vector<std::uint32_t> tokens = Text(75, 3);
+    const std::vector<float> at_once = calibrated.Logits(scheme, tokens, 75);
+    CHECK(calibrated.Logits(scheme, tokens, 1) == at_once);
+    CHECK(calibrated.Logits(scheme, tokens, 10) == at_once);
+    const double error = calibrated.Error(scheme);
+    CHECK(error > last);
+    last = error;
+    // Parked after every step, block by block.
+    transformer::Workspace workspace;
+    kv_cache::Cache cache(scheme);
+    std::vector<float> parked;
+    for (std::size_t from = 0; from < 75; from += 25) {
+      kv_cache::Cache restored(scheme);
+      for (std::size_t first = 0; first < from; first += kv_cache::kBlockTokens) {
+        const auto of_block = std::span(tokens).subspan(first, std::min(kv_cache::kBlockTokens, from - first));
+        const auto saved = kv_cache::SaveBlock(cache, first / kv_cache::kBlockTokens, basis.base_fingerprint, of_block);
+        REQUIRE(kv_cache::RestoreBlock(saved, "block", restored, basis.base_fingerprint));
+      }
+      cache = std::move(restored);
+      const transformer::Sequence sequence{std::span(tokens).subspan(from, 25), &cache, true};
+      const auto logits = calibrated.model->Forward({&sequence, 1}, workspace, pool).value();
+      parked.insert(parked.end(), logits.begin(), logits.end());
+    }
+    CHECK(parked == at_once);
+    // 75 tokens against the fit's windows of 80: the same share of fine tokens. Noise is not all alike.
+    const double taken = static_cast<double>(kv_cache::SavedBytes(cache, tokens)) / 75;
+    CHECK(taken == doctest::Approx(bytes).epsilon(0.1));
+  }
+}
+
 TEST_CASE("statistics do not depend on threads") {
   Calibrated one(1, 1000);
   Calibrated three(3, 1000);

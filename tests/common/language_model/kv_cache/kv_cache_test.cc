@@ -7,6 +7,7 @@
 #include <random>
 
 #include "common/bytes/bytes.h"
+#include "common/language_model/kv_cache/block_coder.h"
 
 namespace holo::kv_cache {
 namespace {
@@ -103,6 +104,20 @@ Basis IdentityBasis(const Geometry& geometry, std::uint8_t bits = 8) {
   return basis;
 }
 
+// The same as whole numbers of a twentieth.
+Basis StoredBasis(const Geometry& geometry) {
+  Basis basis = IdentityBasis(geometry);
+  basis.method = Method::kStored;
+  for (BasisLayer& layer : basis.layers) {
+    layer.bits.clear();
+    for (float& value : layer.encoder) value *= 20;
+    for (float& value : layer.decoder) value /= 20;
+    layer.classes.assign(layer.rank, 33);  // 2^(17/4) = 19
+  }
+  basis.table = MakeCoderTable({});
+  return basis;
+}
+
 Basis ReportExample() {
   Basis basis;
   basis.method = Method::kReport;
@@ -167,6 +182,7 @@ std::vector<std::shared_ptr<const Scheme>> AllSchemes(const Geometry& geometry) 
   for (const std::uint8_t bits : {8, 5, 3, 2, 1}) {
     schemes.push_back(MakeProjectedScheme(IdentityBasis(geometry, bits), weights).value());
   }
+  schemes.push_back(MakeProjectedScheme(StoredBasis(geometry), weights).value());
   return schemes;
 }
 
@@ -224,6 +240,169 @@ TEST_CASE("a saved cache continues as the original would") {
   }
 }
 
+TEST_CASE("blocks are saved and restored one by one") {
+  const Geometry geometry{2, 2, 32};
+  for (const auto& scheme : AllSchemes(geometry)) {
+    CAPTURE(scheme->name());
+    const Sequence sequence(geometry, 90);
+    Cache original(scheme);
+    Step(original, sequence, 0, 80);
+    std::vector<std::uint32_t> tokens(80);
+    for (std::uint32_t i = 0; i < 80; ++i) tokens[i] = 1000 * i;
+    std::vector<Bytes> blocks;
+    std::size_t bytes = 0;
+    for (std::size_t block = 0; block < 3; ++block) {
+      const auto of_block = std::span(tokens).subspan(32 * block, std::min<std::size_t>(32, 80 - 32 * block));
+      blocks.push_back(SaveBlock(original, block, kFingerprint, of_block));
+      bytes += blocks.back().size();
+    }
+    CHECK(SavedBytes(original, tokens) == bytes);
+    Cache restored(scheme);
+    CHECK(RestoreBlock(blocks[1], "block", restored, kFingerprint).error().code == Code::kFailedPrecondition);
+    std::vector<std::uint32_t> found;
+    for (const Bytes& block : blocks) {
+      const auto of_block = RestoreBlock(block, "block", restored, kFingerprint);
+      REQUIRE(of_block);
+      found.insert(found.end(), of_block->begin(), of_block->end());
+    }
+    CHECK(found == tokens);
+    CHECK(RestoreBlock(blocks[2], "block", restored, kFingerprint).error().code == Code::kFailedPrecondition);
+    CHECK(Step(restored, sequence, 80, 10) == Step(original, sequence, 80, 10));
+  }
+}
+
+TEST_CASE("a damaged or foreign block is refused and leaves the cache as it was") {
+  const Geometry geometry{1, 1, 32};
+  const std::vector<LayerWeights> weights(1, {Noise(32 * 32, 7), Noise(32 * 32, 8), Noise(32, 9)});
+  const auto scheme = MakeProjectedScheme(StoredBasis(geometry), weights).value();
+  Cache cache(scheme);
+  Step(cache, Sequence(geometry, 3), 0, 3);
+  const std::uint32_t tokens[] = {5, 600, 70000};
+  const Bytes bytes = SaveBlock(cache, 0, kFingerprint, tokens);
+  Cache restored(scheme);
+  const auto code = [&](const Bytes& damaged) {
+    const auto result = RestoreBlock(damaged, "block", restored, kFingerprint);
+    return result ? 0 : static_cast<int>(result.error().code);
+  };
+  constexpr int kDamaged = static_cast<int>(Code::kDataLoss);
+  for (std::size_t length = 0; length < bytes.size(); ++length) {
+    CAPTURE(length);
+    CHECK(code(Bytes(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(length))) == kDamaged);
+  }
+  for (std::size_t at = 0; at < bytes.size(); ++at) {
+    CAPTURE(at);
+    Bytes flipped = bytes;
+    flipped[at] = static_cast<std::uint8_t>(flipped[at] ^ 0x40);
+    CHECK(code(flipped) == (at == 4 ? static_cast<int>(Code::kUnimplemented) : kDamaged));
+  }
+  Bytes trailing = bytes;
+  trailing.push_back(0);
+  CHECK(code(trailing) == kDamaged);
+  constexpr std::array<std::uint8_t, 32> kOther = {9};
+  CHECK(RestoreBlock(bytes, "block", restored, kOther).error().code == Code::kFailedPrecondition);
+  Cache plain(MakePlainScheme(geometry, Precision::kF16).value());
+  CHECK(RestoreBlock(bytes, "block", plain, kFingerprint).error().code == Code::kFailedPrecondition);
+  CHECK(restored.tokens() == 0);
+  CHECK(code(bytes) == 0);
+}
+
+// Normally distributed numbers, each of its class, but for the first tokens, which are eight times as large.
+struct Coded {
+  static constexpr std::size_t kTokens = 32;
+  static constexpr std::size_t kFine = 4;
+  std::vector<std::uint8_t> classes;
+  std::vector<std::int16_t> numbers;
+  double bits = 0;  // their entropy
+
+  explicit Coded(std::size_t rank, std::uint32_t seed = 1) {
+    for (std::size_t i = 0; i < rank; ++i) {
+      classes.push_back(static_cast<std::uint8_t>(50 - 44 * i / rank));
+    }
+    std::mt19937 random(seed);
+    std::normal_distribution<double> normal(0, 1);
+    for (std::size_t token = 0; token < kTokens; ++token) {
+      for (const std::uint8_t of_number : classes) {
+        const double deviation = std::exp2((of_number - 16) / 4.0) * (token < kFine ? 8 : 1);
+        const double number = std::round(deviation * normal(random));
+        numbers.push_back(static_cast<std::int16_t>(number));
+        const auto below = [&](double bound) { return 0.5 * (1 + std::erf(bound / deviation / std::sqrt(2.0))); };
+        bits -= std::log2(std::max(1e-12, below(number + 0.5) - below(number - 0.5)));
+      }
+    }
+  }
+  CodedLayer Layer() { return {classes, numbers.data()}; }
+};
+
+TEST_CASE("the coder gives numbers back, in about the bytes that their distribution has") {
+  Coded first(96);
+  Coded second(7, 2);
+  const Bytes table = MakeCoderTable({});
+  const CodedLayer layers[] = {first.Layer(), second.Layer()};
+  const Bytes code = EncodeBlock(layers, Coded::kTokens, Coded::kFine, table);
+  // Probabilities lie on a grid of 1/256 and follow what is coded; digits behind the second are taken for random.
+  CHECK(8 * static_cast<double>(code.size()) < 1.04 * (first.bits + second.bits));
+  CHECK(8 * static_cast<double>(code.size()) > 0.99 * (first.bits + second.bits));
+  Coded empty_first = first;
+  Coded empty_second = second;
+  std::fill(empty_first.numbers.begin(), empty_first.numbers.end(), std::int16_t{0});
+  std::fill(empty_second.numbers.begin(), empty_second.numbers.end(), std::int16_t{0});
+  const CodedLayer decoded[] = {empty_first.Layer(), empty_second.Layer()};
+  REQUIRE(DecodeBlock(code, "block", decoded, Coded::kTokens, Coded::kFine, table));
+  CHECK(empty_first.numbers == first.numbers);
+  CHECK(empty_second.numbers == second.numbers);
+}
+
+TEST_CASE("the coder takes any numbers, also those that its table thinks impossible") {
+  Coded coded(40);
+  std::mt19937 random(3);
+  for (std::int16_t& number : coded.numbers) {
+    number = static_cast<std::int16_t>(static_cast<int>(random() % 65535) - 32767);
+  }
+  const std::vector<std::int16_t> expected = coded.numbers;
+  const CodedLayer layer = coded.Layer();
+  const Bytes table(kCoderTableBytes, 1);
+  const Bytes code = EncodeBlock({&layer, 1}, Coded::kTokens, Coded::kFine, table);
+  std::fill(coded.numbers.begin(), coded.numbers.end(), std::int16_t{0});
+  REQUIRE(DecodeBlock(code, "block", {&layer, 1}, Coded::kTokens, Coded::kFine, table));
+  CHECK(coded.numbers == expected);
+}
+
+TEST_CASE("a code with bytes missing or left over is refused") {
+  Coded coded(40);
+  const CodedLayer layer = coded.Layer();
+  const Bytes table = MakeCoderTable({});
+  const Bytes code = EncodeBlock({&layer, 1}, Coded::kTokens, Coded::kFine, table);
+  const auto decodes = [&](std::span<const std::uint8_t> bytes) {
+    return DecodeBlock(bytes, "block", {&layer, 1}, Coded::kTokens, Coded::kFine, table).has_value();
+  };
+  CHECK(decodes(code));
+  for (std::size_t cut = 12; cut < code.size(); cut += 7) {
+    CAPTURE(cut);
+    // Without its end a code may still be one, of other numbers; not without all of it.
+    const std::vector<std::int16_t> before = coded.numbers;
+    const bool decoded = decodes(std::span(code).first(code.size() - cut));
+    CHECK((!decoded || coded.numbers != before));
+    coded.numbers = before;
+  }
+  CHECK_FALSE(decodes({}));
+  Bytes longer = code;
+  longer.resize(longer.size() + 20, 0xAA);
+  CHECK_FALSE(decodes(longer));
+}
+
+TEST_CASE("a table fitted to what was coded codes it in fewer bytes") {
+  Coded coded(60);
+  for (std::int16_t& number : coded.numbers) number = static_cast<std::int16_t>(number / 3);
+  const CodedLayer layer = coded.Layer();
+  CoderCounts counts;
+  counts.all.resize(kCoderTableBytes);
+  counts.ones.resize(kCoderTableBytes);
+  CountBlock({&layer, 1}, Coded::kTokens, Coded::kFine, counts);
+  const std::size_t before = EncodeBlock({&layer, 1}, Coded::kTokens, Coded::kFine, MakeCoderTable({})).size();
+  const std::size_t after = EncodeBlock({&layer, 1}, Coded::kTokens, Coded::kFine, MakeCoderTable(counts)).size();
+  CHECK(after < before);
+}
+
 TEST_CASE("a saved cache is refused by another model, another scheme, and when it is damaged") {
   const Geometry geometry{1, 2, 16};
   const auto scheme = MakePlainScheme(geometry, Precision::kInt4).value();
@@ -256,6 +435,8 @@ TEST_CASE("a saved cache is refused by another model, another scheme, and when i
 TEST_CASE("a basis comes back from its bytes, which are those of FORMAT.md") {
   const Basis latent = IdentityBasis({2, 1, 32}, 5);
   CHECK(ParseBasis(SerialiseBasis(latent), "basis").value() == latent);
+  const Basis stored = StoredBasis({2, 1, 32});
+  CHECK(ParseBasis(SerialiseBasis(stored), "basis").value() == stored);
   const Basis report = ReportExample();
   const Bytes bytes = SerialiseBasis(report);
   CHECK(ParseBasis(bytes, "basis").value() == report);
@@ -292,7 +473,7 @@ TEST_CASE("a damaged basis is refused") {
     CHECK(message(Bytes(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(length))).starts_with("DATA_LOSS"));
   }
   CHECK(message(sealed(8, 2)) == "UNIMPLEMENTED: basis: expected version 1, found 2");
-  CHECK(message(sealed(10, 3)) == "DATA_LOSS: basis: expected method 1 (latent) or 2 (report), found 3");
+  CHECK(message(sealed(10, 4)) == "DATA_LOSS: basis: expected method 1 (latent), 2 (report) or 3 (stored), found 4");
   CHECK(message(sealed(11, 0)).starts_with("DATA_LOSS: basis: expected 1 to 1024 layers"));
   CHECK(message(sealed(11, 2)).starts_with("DATA_LOSS: basis"));
   CHECK(message(sealed(57, 1)).starts_with("DATA_LOSS: basis: expected at most 65536 bytes"));
@@ -303,6 +484,12 @@ TEST_CASE("a damaged basis is refused") {
   const auto digest = bytes::Sha256(trailing);
   trailing.insert(trailing.end(), digest.begin(), digest.end());
   CHECK(message(trailing).starts_with("DATA_LOSS: basis"));
+  Basis stored = StoredBasis({1, 1, 32});
+  stored.layers[0].classes[3] = 64;
+  CHECK(message(SerialiseBasis(stored)) == "DATA_LOSS: basis: expected classes below 64, found 64");
+  stored.layers[0].classes[3] = 63;
+  stored.table[5] = 0;
+  CHECK(message(SerialiseBasis(stored)) == "DATA_LOSS: basis: expected probabilities of 1 to 255, found 0");
   Bytes flipped = bytes;
   flipped[70] = static_cast<std::uint8_t>(flipped[70] ^ 1);
   CHECK(message(flipped) == "DATA_LOSS: basis: its bytes do not have the digest at its end: it is damaged");
