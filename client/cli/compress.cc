@@ -139,7 +139,9 @@ void AddCompress(CLI::App& app, const Globals& globals, Action& action) {
   auto options = std::make_shared<Options>();
   command->add_option("pictures", options->pictures, "PNG, JPEG, TIFF, WebP, BMP, PNM or JPEG 2000")->required();
   command->add_option("-o,--output", options->output, "The file to write (default: the picture's name with .holo)");
-  auto* quality = command->add_option("--quality", options->quality, "0 (small) to 100 (good), roughly a JPEG's scale")
+  auto* quality = command
+                      ->add_option("--quality", options->quality,
+                                   "0 (small) to 100 (no sample off by more than 1/255), roughly a JPEG's scale")
                       ->check(IsNumber(0.0, 100.0))
                       ->capture_default_str();
   command->add_option("--max-bytes", options->max_bytes, "The best picture in at most so many bytes (20000, 20k, 1.5M)")

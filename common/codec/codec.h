@@ -29,7 +29,10 @@ enum class BasisChoice : std::uint8_t {
 };
 
 struct EncodeOptions {
-  float quality = 75.0f;                   // 0..100, roughly a JPEG's scale; ignored where max_bytes is set
+  // 0..100, roughly a JPEG's scale; ignored where max_bytes is set. 100 is near-lossless: Encode() renders what it has
+  // made, and no sample of the full stream is off by more than 1 of 255 (8 bits) or 257 of 65535 (16 bits). Without
+  // this promise where k or variance leave dimensions out; kInvalidArgument for a given basis that cannot keep it.
+  float quality = 75.0f;
   std::optional<std::uint64_t> max_bytes;  // the best picture in at most so many bytes of file
   std::uint32_t k = 0;                     // basis dimensions kept per patch (means included); 0: all
   std::optional<double> variance;          // 0..1: instead of k, the smallest k that holds so much of the variance

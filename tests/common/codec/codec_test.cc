@@ -102,6 +102,73 @@ TEST_CASE("pictures of every shape survive at high quality") {
   }
 }
 
+std::uint32_t LargestError(const Picture& a, const Picture& b) {
+  std::uint32_t largest = 0;
+  for (std::uint32_t y = 0; y < a.height(); ++y) {
+    for (std::uint32_t x = 0; x < a.width(); ++x) {
+      for (std::uint32_t c = 0; c < a.channels(); ++c) {
+        const int error = int{a.At(x, y, c)} - int{b.At(x, y, c)};
+        largest = std::max(largest, static_cast<std::uint32_t>(std::abs(error)));
+      }
+    }
+  }
+  return largest;
+}
+
+TEST_CASE("at quality 100 no sample is off by more than 1 of 255") {
+  enum class Content { kScene, kNoise, kBlackAndWhite };
+  struct Row {
+    const char* name;
+    pixels::Layout layout;
+    Content content;
+  };
+  const Row rows[] = {
+      {"RGB", {203, 161, 3, SampleType::kU8, ColorModel::kRgb, false}, Content::kScene},
+      {"grey", {203, 161, 1, SampleType::kU8, ColorModel::kGray, false}, Content::kScene},
+      {"RGBA of 16 bits", {129, 64, 4, SampleType::kU16, ColorModel::kRgb, true}, Content::kScene},
+      {"five channels", {90, 50, 5, SampleType::kU8, ColorModel::kGeneric, false}, Content::kScene},
+      {"one pixel", {1, 1, 3, SampleType::kU8, ColorModel::kRgb, false}, Content::kNoise},
+      {"noise", {130, 70, 3, SampleType::kU8, ColorModel::kRgb, false}, Content::kNoise},
+      {"noise of 16 bits", {70, 70, 1, SampleType::kU16, ColorModel::kGray, false}, Content::kNoise},
+      {"black and white", {130, 70, 3, SampleType::kU8, ColorModel::kRgb, false}, Content::kBlackAndWhite},
+  };
+  for (const Row& row : rows) {
+    CAPTURE(row.name);
+    Picture original = Scene(row.layout);
+    std::mt19937 random(5);
+    const std::uint32_t largest = pixels::MaxSample(row.layout.sample_type);
+    for (std::uint32_t y = 0; row.content != Content::kScene && y < row.layout.height; ++y) {
+      for (std::uint32_t x = 0; x < row.layout.width; ++x) {
+        for (std::uint32_t c = 0; c < row.layout.channels; ++c) {
+          const auto sample = static_cast<std::uint32_t>(random());
+          const std::uint32_t value = row.content == Content::kNoise ? sample % (largest + 1) : sample % 2 * largest;
+          original.Set(x, y, c, static_cast<std::uint16_t>(value));
+        }
+      }
+    }
+    const auto encoded = Encode(original, Universal(100));
+    REQUIRE(encoded.has_value());
+    const std::uint32_t error = LargestError(original, Decode(encoded->file));
+    CHECK(error <= largest / 255);
+  }
+}
+
+TEST_CASE("quality 100 refuses a basis that cannot show the picture") {
+  EncodeOptions options;
+  options.basis_choice = BasisChoice::kOwn;
+  const AssetReader flat =
+      OpenFile(Encode(Scene({64, 64, 5, SampleType::kU8, ColorModel::kGeneric, false}), options)->file);
+  options.basis_choice = BasisChoice::kGiven;
+  options.basis = ResolverOf(flat)(flat.header().bases[0]);
+  options.quality = 100;
+  Picture other = Scene({64, 64, 5, SampleType::kU8, ColorModel::kGeneric, false});
+  std::mt19937 random(3);
+  for (std::uint8_t& sample : other.bytes()) sample = static_cast<std::uint8_t>(random());
+  const auto refused = Encode(other, options);
+  REQUIRE_FALSE(refused.has_value());
+  CHECK(refused.error().code == Code::kInvalidArgument);
+}
+
 TEST_CASE("metadata survives") {
   Picture original = Scene({40, 30, 3, SampleType::kU8, ColorModel::kRgb, false});
   original.metadata().icc_profile = {1, 2, 3, 4, 5};
