@@ -37,8 +37,10 @@ class Coder {
                                                              std::size_t cut) const = 0;
 };
 
-// The peers whose programs are installed: progressive JPEG (first, the anchor of BD-rates), WebP, JPEG 2000, JPEG XL.
-// A line for each one that is missing, and what to install, is added to `missing`.
+// The peers that are there: progressive JPEG (first, the anchor of BD-rates), WebP, JPEG 2000, JPEG XL, AVIF,
+// progressive JPEG XL. Some are programs of Debian's; the newest ones need Python, and a virtual environment below
+// ~/.cache that newest_peers.py makes on the first call (60 MB from PyPI). A line for each one that is missing, and
+// what to install, is added to `missing`.
 [[nodiscard]] std::vector<std::unique_ptr<Coder>> FindPeers(std::vector<std::string>& missing);
 
 // A binary portable pixmap or greymap (P6, P5) of 8 bits, grey turned into RGB.

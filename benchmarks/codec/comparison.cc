@@ -1,9 +1,12 @@
 #include "benchmarks/codec/comparison.h"
 
 #include <algorithm>
+#include <cctype>
 #include <cmath>
 #include <cstdio>
+#include <filesystem>
 #include <optional>
+#include <set>
 
 namespace holo::benchmarks {
 namespace {
@@ -148,6 +151,45 @@ std::vector<quality::RatePoint> CurveBetween(const CoderResult& result, const Ph
     if (bpp >= min_bpp && bpp <= max_bpp) points.push_back({bpp, InDecibels(point, measure)});
   }
   return points;
+}
+
+bool IsTrainingPicture(const std::string& file_name) {
+  static const std::set<std::string> kPhotographs = {"bulb",   "city", "flowers", "girl",
+                                                     "guitar", "haze", "mies",    "path"};
+  const std::string stem = std::filesystem::path(file_name).stem().string();
+  const bool kodak = stem.size() == 7 && stem.starts_with("kodim") && std::isdigit(stem[5]) != 0;
+  return kPhotographs.contains(stem) || (kodak && (stem[6] - '0') % 2 == 1);
+}
+
+double BdRateOf(const MeasuredPicture& picture, std::size_t reference, std::size_t coder, Measure measure) {
+  const auto curve = [&](std::size_t c) {
+    return CurveBetween(picture.coders[c], picture.photograph, measure, kMinBpp, kMaxBpp);
+  };
+  return quality::BdRate(curve(reference), curve(coder)).value_or(std::nan(""));
+}
+
+double MeanBdRate(std::span<const MeasuredPicture> pictures, std::size_t reference, std::size_t coder, Measure measure,
+                  bool held_out) {
+  double sum = 0;
+  int count = 0;
+  for (const MeasuredPicture& picture : pictures) {
+    if (held_out && IsTrainingPicture(picture.photograph.name)) continue;
+    const double rate = BdRateOf(picture, reference, coder, measure);
+    if (std::isnan(rate)) continue;
+    sum += rate;
+    ++count;
+  }
+  return count > 0 ? sum / count : std::nan("");
+}
+
+std::size_t CountBetter(std::span<const MeasuredPicture> pictures, std::size_t reference, std::size_t coder,
+                        std::size_t run, std::size_t fraction, Measure measure) {
+  const auto of = [&](const MeasuredPicture& picture, std::size_t c) {
+    return InDecibels(picture.coders[c].prefixes[run].points[fraction], measure);
+  };
+  return static_cast<std::size_t>(std::count_if(pictures.begin(), pictures.end(), [&](const MeasuredPicture& picture) {
+    return of(picture, coder) > of(picture, reference);
+  }));
 }
 
 }  // namespace holo::benchmarks

@@ -59,4 +59,30 @@ struct Photograph {
 [[nodiscard]] std::vector<quality::RatePoint> CurveBetween(const CoderResult& result, const Photograph& photograph,
                                                            Measure measure, double min_bpp, double max_bpp);
 
+// A picture as every coder of a list codes it; coders below are indices into that list.
+struct MeasuredPicture {
+  Photograph photograph;
+  std::vector<CoderResult> coders;
+};
+
+// Whether a file of that name was among the pictures that the built-in bases and contexts were trained on (see
+// common/basis/README.md).
+[[nodiscard]] bool IsTrainingPicture(const std::string& file_name);
+
+// The densities over which BD-rates are taken, in bits per pixel.
+inline constexpr double kMinBpp = 0.15;
+inline constexpr double kMaxBpp = 2.5;
+
+// How many more bytes `coder` needs than `reference` at the same quality: -0.1 is a tenth fewer. NaN where the curves
+// do not meet.
+[[nodiscard]] double BdRateOf(const MeasuredPicture& picture, std::size_t reference, std::size_t coder,
+                              Measure measure);
+// The mean over the pictures whose curves meet; NaN if there are none. `held_out`: training pictures do not count.
+[[nodiscard]] double MeanBdRate(std::span<const MeasuredPicture> pictures, std::size_t reference, std::size_t coder,
+                                Measure measure, bool held_out);
+// Of how many pictures the prefix `fraction` (an index into kPrefixFractions) of run `run` is better with `coder` than
+// with `reference`.
+[[nodiscard]] std::size_t CountBetter(std::span<const MeasuredPicture> pictures, std::size_t reference,
+                                      std::size_t coder, std::size_t run, std::size_t fraction, Measure measure);
+
 }  // namespace holo::benchmarks

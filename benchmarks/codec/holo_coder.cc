@@ -9,8 +9,16 @@ namespace {
 
 using pixels::Picture;
 
+// How the encoder is set apart from quality and size.
+struct Tuning {
+  const char* name;
+};
+constexpr Tuning kTunings[] = {{"holo"}};
+
 class HoloCoder final : public Coder {
  public:
+  explicit HoloCoder(const Tuning& tuning) : name_(tuning.name) {}
+
   [[nodiscard]] const std::string& name() const override { return name_; }
   [[nodiscard]] const std::string& version() const override { return version_; }
   [[nodiscard]] const std::vector<std::string>& settings() const override { return settings_; }
@@ -49,15 +57,17 @@ class HoloCoder final : public Coder {
     return std::move(encoded.file);
   }
 
-  const std::string name_ = "holo";
+  const std::string name_;
   const std::string version_;
   const std::vector<std::string> settings_ = {"5", "10", "20", "30", "40", "50", "60", "70", "80", "88", "94"};
 };
 
 }  // namespace
 
-std::unique_ptr<Coder> MakeHoloCoder() {
-  return std::make_unique<HoloCoder>();
+std::vector<std::unique_ptr<Coder>> MakeHoloCoders() {
+  std::vector<std::unique_ptr<Coder>> coders;
+  for (const Tuning& tuning : kTunings) coders.push_back(std::make_unique<HoloCoder>(tuning));
+  return coders;
 }
 
 Result<container::AssetReader> OpenBytes(std::span<const std::uint8_t> file) {

@@ -13,8 +13,8 @@
 
 namespace holo::benchmarks {
 
-// Settings are EncodeOptions::quality. One thread; the built-in bases.
-[[nodiscard]] std::unique_ptr<Coder> MakeHoloCoder();
+// One for each tuning. Settings are EncodeOptions::quality. One thread; the built-in bases.
+[[nodiscard]] std::vector<std::unique_ptr<Coder>> MakeHoloCoders();
 
 // A file, or the first part of one, opened.
 [[nodiscard]] Result<container::AssetReader> OpenBytes(std::span<const std::uint8_t> file);

@@ -12,10 +12,11 @@ namespace {
 
 using pixels::Picture;
 
-// One peer as data. In commands, {in} and {out} are files; {setting} is the setting or, for a prefix, the cut.
+// One peer as data. In commands, {in} and {out} are files; {setting} is the setting or, for a prefix, the cut;
+// {script}, {environment} and {python} belong to newest_peers.py.
 struct ToolPair {
   const char* name;
-  const char* package;  // Debian's
+  const char* package;  // where it comes from
   const char* extension;
   std::vector<std::string> version_command;
   std::vector<std::string> settings;
@@ -27,7 +28,7 @@ struct ToolPair {
 const std::vector<ToolPair>& ToolPairs() {
   static const std::vector<ToolPair> kPairs = {
       {"JPEG",
-       "libjpeg-turbo-progs",
+       "Debian's libjpeg-turbo-progs",
        "jpg",
        {"cjpeg", "-version"},
        {"5", "8", "12", "18", "26", "36", "48", "60", "70", "78", "85", "90", "94", "96"},
@@ -35,7 +36,7 @@ const std::vector<ToolPair>& ToolPairs() {
        {"djpeg", "-pnm", "-outfile", "{out}", "{in}"},
        {"djpeg", "-pnm", "-outfile", "{out}", "{in}"}},
       {"WebP",
-       "webp",
+       "Debian's webp",
        "webp",
        {"cwebp", "-version"},
        {"0", "4", "10", "20", "35", "50", "65", "78", "85", "90", "94", "97"},
@@ -44,7 +45,7 @@ const std::vector<ToolPair>& ToolPairs() {
        {}},
       // The settings are compression ratios of 24 bits per pixel.
       {"JPEG 2000",
-       "libopenjp2-tools",
+       "Debian's libopenjp2-tools",
        "j2k",
        {"opj_compress", "-h"},
        {"160", "120", "90", "64", "48", "36", "26", "20", "15", "12", "9.6"},
@@ -53,21 +54,49 @@ const std::vector<ToolPair>& ToolPairs() {
        // Only whole layers: OpenJPEG shows a layer that ends early with heavy damage.
        {"opj_decompress", "-quiet", "-allow-partial", "-l", "{setting}", "-i", "{in}", "-o", "{out}"}},
       {"JPEG XL",
-       "libjxl-tools",
+       "imagecodecs of PyPI",
+       "jxl",
+       {"python3", "{script}", "setup", "{environment}", "jxl"},
+       {"15", "11", "8", "6", "4.5", "3.3", "2.4", "1.7", "1.2", "0.9", "0.7"},
+       {"{python}", "{script}", "encode", "jxl", "{setting}", "{in}", "{out}"},
+       {"{python}", "{script}", "decode", "jxl", "{in}", "{out}"},
+       {}},
+      {"AVIF",
+       "imagecodecs of PyPI",
+       "avif",
+       {"python3", "{script}", "setup", "{environment}", "avif"},
+       {"3", "8", "15", "22", "30", "38", "46", "54", "62", "70", "78", "85", "90"},
+       {"{python}", "{script}", "encode", "avif", "{setting}", "{in}", "{out}"},
+       {"{python}", "{script}", "decode", "avif", "{in}", "{out}"},
+       {}},
+      // For the prefixes of JPEG XL: the newest library comes without a tool that writes or shows them.
+      {"JPEG XL -p",
+       "Debian's libjxl-tools",
        "jxl",
        {"cjxl", "--version"},
-       {"15", "11", "8", "6", "4.5", "3.3", "2.4", "1.7", "1.2", "0.9", "0.7"},
-       {"cjxl", "{in}", "{out}", "-d", "{setting}", "-e", "7", "--num_threads=0"},
+       {"8", "20", "35", "50", "62", "72", "80", "86", "90", "94", "96"},
+       {"cjxl", "{in}", "{out}", "-p", "-q", "{setting}", "-e", "7", "--num_threads=0"},
        {"djxl", "{in}", "{out}", "--num_threads=0"},
-       {}},
+       {"djxl", "{in}", "{out}", "--allow_partial_files", "--num_threads=0"}},
   };
   return kPairs;
+}
+
+// Outside the source tree: below $XDG_CACHE_HOME, else ~/.cache.
+std::string Environment() {
+  const char* cache = std::getenv("XDG_CACHE_HOME");
+  const char* home = std::getenv("HOME");
+  if (cache != nullptr && *cache != '\0') return std::string(cache) + "/holo/peers";
+  return std::string(home != nullptr ? home : "/tmp") + "/.cache/holo/peers";
 }
 
 std::vector<std::string> Fill(const std::vector<std::string>& command, const std::string& in, const std::string& out,
                               const std::string& setting) {
   std::vector<std::string> filled = command;
   for (std::string& argument : filled) {
+    if (argument == "{script}") argument = HOLO_NEWEST_PEERS;
+    if (argument == "{environment}") argument = Environment();
+    if (argument == "{python}") argument = Environment() + "/bin/python";
     if (argument == "{in}") argument = in;
     if (argument == "{out}") argument = out;
     if (argument == "{setting}") argument = setting;
@@ -170,16 +199,18 @@ std::vector<std::unique_ptr<Coder>> FindPeers(std::vector<std::string>& missing)
     return peers;
   }
   for (const ToolPair& pair : ToolPairs()) {
-    const auto result = RunTool(pair.version_command, directory->path(), std::chrono::seconds(20));
-    if (!result) {
-      missing.push_back(std::string(pair.name) + " is left out: " + result.error().message + " (Debian package " +
-                        pair.package + ")");
+    const bool newest = pair.version_command.front() == "python3";
+    const auto result = RunTool(Fill(pair.version_command, "", "", ""), directory->path());
+    if (!result || (newest && result->exit_code != 0)) {
+      missing.push_back(std::string(pair.name) + " is left out: " + (result ? result->output : result.error().message) +
+                        " (" + pair.package + ")");
       continue;
     }
     std::smatch match;
-    const bool found = std::regex_search(result->output, match, std::regex(R"(\d+\.\d+(\.\d+)*)"));
-    peers.push_back(std::make_unique<ToolCoder>(
-        pair, pair.version_command.front() + " " + (found ? match.str() : std::string("of unknown version"))));
+    const std::regex version(newest ? R"([a-z]+ \d+\.\d+(\.\d+)*)" : R"(\d+\.\d+(\.\d+)*)");
+    const std::string found =
+        std::regex_search(result->output, match, version) ? match.str() : std::string("of unknown version");
+    peers.push_back(std::make_unique<ToolCoder>(pair, newest ? found : pair.version_command.front() + " " + found));
   }
   return peers;
 }

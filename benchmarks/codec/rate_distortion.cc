@@ -1,11 +1,13 @@
 // holo_benchmark_codec: how many bytes a picture needs, and what the first of them are worth.
 //
-// For each picture of a folder and each coder (this project's, progressive JPEG, WebP, JPEG 2000, JPEG XL):
+// For each picture of some folders and each coder (this project's in each tuning, progressive JPEG, WebP, JPEG 2000,
+// JPEG XL, AVIF):
 //  - bytes, bits per pixel, PSNR, PSNR 6:1:1 and MS-SSIM over a range of settings;
-//  - BD-rates against progressive JPEG over 0.15 to 2.5 bits per pixel;
-//  - the quality of prefixes of one file: 2 to 70 % of its bytes;
+//  - BD-rates against progressive JPEG over 0.15 to 2.5 bits per pixel, and ours against every peer, for all pictures
+//    and for those that nothing was trained on;
+//  - the quality of prefixes of one file: 2 to 70 % of its bytes, and for how many pictures ours are better;
 //  - the bytes of the plain profile against ours at the same PSNR.
-// Peers run as Debian's command-line programs; what they gave is kept below build/ under their versions and settings.
+// Peers run as command-line programs; what they gave is kept below build/ under their versions and settings.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <atomic>
@@ -31,14 +33,12 @@
 namespace holo::benchmarks {
 namespace {
 
-constexpr double kMinBpp = 0.15;
-constexpr double kMaxBpp = 2.5;
 constexpr double kPrefixBpps[] = {2.0, 1.0};
 constexpr std::size_t kQuickPictures = 4;
 constexpr std::uint32_t kPlainDimensions[] = {8, 16, 30, 48};
 
 struct Options {
-  std::string folder;
+  std::vector<std::string> folders;
   std::string json_file;
   std::string plot_file;
   std::string cache_file = HOLO_BENCHMARK_CACHE;
@@ -55,21 +55,17 @@ struct PlainResult {
   std::optional<double> our_bytes;  // nothing if our curve does not reach that far
 };
 
-// Everything about one picture; results by coder, as the list of coders.
-struct PictureResult {
-  Photograph photograph;
-  std::vector<CoderResult> coders;
-  std::vector<PlainResult> plain;
-};
-
-Result<std::vector<std::filesystem::path>> ListPictures(const std::string& folder, bool quick) {
-  std::error_code error;
+Result<std::vector<std::filesystem::path>> ListPictures(const std::vector<std::string>& folders, bool quick) {
   std::vector<std::filesystem::path> paths;
-  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
-    if (image_io::IsPictureName(entry.path())) paths.push_back(entry.path());
+  for (const std::string& folder : folders) {
+    std::error_code error;
+    const std::size_t before = paths.size();
+    for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
+      if (image_io::IsPictureName(entry.path())) paths.push_back(entry.path());
+    }
+    if (error) return Fail(Code::kNotFound, "folder " + folder + ": " + error.message());
+    if (paths.size() == before) return Fail(Code::kNotFound, "folder " + folder + ": expected pictures");
   }
-  if (error) return Fail(Code::kNotFound, "folder " + folder + ": " + error.message());
-  if (paths.empty()) return Fail(Code::kNotFound, "folder " + folder + ": expected pictures");
   std::sort(paths.begin(), paths.end());
   if (quick && paths.size() > kQuickPictures) {
     // Spread over the folder: on Kodak 1, 9, 17 and 24.
@@ -145,31 +141,24 @@ class Mean {
 
 struct Comparison {
   std::vector<std::unique_ptr<Coder>> coders;
-  bool has_anchor = false;  // the first coder is progressive JPEG, with which the others are compared
-  std::vector<PictureResult> pictures;
+  bool has_anchor = false;      // the first coder is progressive JPEG, with which the others are compared
+  std::size_t first_ours = 0;   // this project's, the default tuning first
+  std::size_t behind_ours = 0;  // the first coder behind them
+  std::vector<MeasuredPicture> pictures;
+  std::vector<std::vector<PlainResult>> plain;  // of each picture, with the default tuning
 
-  // Against the anchor; NaN where the curves do not meet.
-  [[nodiscard]] double BdRateOf(const PictureResult& result, std::size_t coder, Measure measure) const {
-    if (!has_anchor) return std::nan("");
-    const auto anchor = CurveBetween(result.coders[0], result.photograph, measure, kMinBpp, kMaxBpp);
-    const auto test = CurveBetween(result.coders[coder], result.photograph, measure, kMinBpp, kMaxBpp);
-    return quality::BdRate(anchor, test).value_or(std::nan(""));
-  }
-
-  [[nodiscard]] double MeanBdRate(std::size_t coder, Measure measure) const {
-    Mean mean;
-    for (const PictureResult& picture : pictures) {
-      const double rate = BdRateOf(picture, coder, measure);
-      if (!std::isnan(rate)) mean.Add(rate);
-    }
-    return mean.value();
+  [[nodiscard]] bool IsOurs(std::size_t coder) const { return coder >= first_ours && coder < behind_ours; }
+  [[nodiscard]] std::size_t held_out() const {
+    return static_cast<std::size_t>(std::count_if(pictures.begin(), pictures.end(), [](const MeasuredPicture& picture) {
+      return !IsTrainingPicture(picture.photograph.name);
+    }));
   }
 
   // Means over the pictures of the points at one setting: x bits per pixel, y dB.
   [[nodiscard]] std::pair<double, double> MeanPoint(std::size_t coder, std::size_t setting, Measure measure) const {
     Mean bpp;
     Mean decibels;
-    for (const PictureResult& picture : pictures) {
+    for (const MeasuredPicture& picture : pictures) {
       const Measurement& point = picture.coders[coder].curve[setting];
       bpp.Add(Bpp(picture.photograph, point.bytes));
       decibels.Add(InDecibels(point, measure));
@@ -179,34 +168,34 @@ struct Comparison {
 
   [[nodiscard]] double MeanPrefix(std::size_t coder, std::size_t run, std::size_t fraction, Measure measure) const {
     Mean decibels;
-    for (const PictureResult& picture : pictures) {
+    for (const MeasuredPicture& picture : pictures) {
       decibels.Add(InDecibels(picture.coders[coder].prefixes[run].points[fraction], measure));
     }
     return decibels.value();
   }
 };
 
-void PrintPicture(const Comparison& comparison, const PictureResult& result) {
+void PrintPicture(const Comparison& comparison, const MeasuredPicture& result, const std::vector<PlainResult>& plains) {
   const Photograph& photograph = result.photograph;
-  std::printf("\n%s, %u x %u\n%-10s %9s %9s %7s %9s %11s %9s\n", photograph.name.c_str(), photograph.picture.width(),
+  std::printf("\n%s, %u x %u\n%-11s %9s %9s %7s %9s %11s %9s\n", photograph.name.c_str(), photograph.picture.width(),
               photograph.picture.height(), "coder", "setting", "bytes", "bpp", "PSNR dB", "6:1:1 dB", "MS-SSIM");
   for (std::size_t c = 0; c < comparison.coders.size(); ++c) {
     const Coder& coder = *comparison.coders[c];
     for (std::size_t s = 0; s < coder.settings().size(); ++s) {
       const Measurement& point = result.coders[c].curve[s];
-      std::printf("%-10s %9s %9llu %7.3f %9.2f %11.2f %9.5f\n", coder.name().c_str(), coder.settings()[s].c_str(),
+      std::printf("%-11s %9s %9llu %7.3f %9.2f %11.2f %9.5f\n", coder.name().c_str(), coder.settings()[s].c_str(),
                   static_cast<unsigned long long>(point.bytes), Bpp(photograph, point.bytes), point.psnr, point.psnr611,
                   point.ms_ssim);
     }
   }
   for (std::size_t c = 1; comparison.has_anchor && c < comparison.coders.size(); ++c) {
-    std::printf("BD-rate %-10s", comparison.coders[c]->name().c_str());
+    std::printf("BD-rate %-11s", comparison.coders[c]->name().c_str());
     for (const Measure measure : kMeasures) {
-      std::printf("  %s %+6.1f %%", NameOf(measure), 100 * comparison.BdRateOf(result, c, measure));
+      std::printf("  %s %+6.1f %%", NameOf(measure), 100 * BdRateOf(result, 0, c, measure));
     }
     std::printf("\n");
   }
-  for (const PlainResult& plain : result.plain) {
+  for (const PlainResult& plain : plains) {
     std::printf("plain, k = %-4u %11llu bytes, %6.2f dB PSNR", plain.k, static_cast<unsigned long long>(plain.bytes),
                 plain.psnr);
     if (plain.our_bytes) {
@@ -217,14 +206,36 @@ void PrintPicture(const Comparison& comparison, const PictureResult& result) {
   }
 }
 
+// The columns of BD-rate tables: every measure over all pictures, then over those held out of training.
+void PrintBdRateHead(const Comparison& comparison, const std::string& what) {
+  std::printf(
+      "\nBD-rate %s, %.2f to %.1f bits per pixel (less is better)\n%-11s %32zu pictures | %27zu held out of "
+      "training\n%-11s",
+      what.c_str(), kMinBpp, kMaxBpp, "", comparison.pictures.size(), comparison.held_out(), "coder");
+  for (int part = 0; part < 2; ++part) {
+    for (const Measure measure : kMeasures) std::printf(" %12s", NameOf(measure));
+    std::printf(part == 0 ? "   |" : "\n");
+  }
+}
+
+void PrintBdRates(const Comparison& comparison, const std::string& name, std::size_t reference, std::size_t coder) {
+  std::printf("%-11s", name.c_str());
+  for (const bool held_out : {false, true}) {
+    for (const Measure measure : kMeasures) {
+      std::printf(" %+10.1f %%", 100 * MeanBdRate(comparison.pictures, reference, coder, measure, held_out));
+    }
+    std::printf(held_out ? "\n" : "   |");
+  }
+}
+
 void PrintSummary(const Comparison& comparison) {
-  std::printf("\nMeans over %zu pictures\n%-10s %9s %7s %9s %11s %11s\n", comparison.pictures.size(), "coder",
+  std::printf("\nMeans over %zu pictures\n%-11s %9s %7s %9s %11s %11s\n", comparison.pictures.size(), "coder",
               "setting", "bpp", "PSNR dB", "6:1:1 dB", "MS-SSIM dB");
   for (std::size_t c = 0; c < comparison.coders.size(); ++c) {
     const Coder& coder = *comparison.coders[c];
     for (std::size_t s = 0; s < coder.settings().size(); ++s) {
       const auto [bpp, psnr] = comparison.MeanPoint(c, s, Measure::kPsnr);
-      std::printf("%-10s %9s %7.3f %9.2f %11.2f %11.2f\n", coder.name().c_str(), coder.settings()[s].c_str(), bpp, psnr,
+      std::printf("%-11s %9s %7.3f %9.2f %11.2f %11.2f\n", coder.name().c_str(), coder.settings()[s].c_str(), bpp, psnr,
                   comparison.MeanPoint(c, s, Measure::kPsnr611).second,
                   comparison.MeanPoint(c, s, Measure::kMsSsim).second);
     }
@@ -232,39 +243,36 @@ void PrintSummary(const Comparison& comparison) {
 
   for (std::size_t run = 0; run < std::size(kPrefixBpps); ++run) {
     for (const Measure measure : kMeasures) {
-      std::printf("\n%s in dB of the first part of a file of %.1f bits per pixel\n%-10s", NameOf(measure),
+      std::printf("\n%s in dB of the first part of a file of %.1f bits per pixel\n%-11s", NameOf(measure),
                   kPrefixBpps[run], "coder");
       for (const double fraction : kPrefixFractions) std::printf(" %6.0f %%", 100 * fraction);
       std::printf("\n");
       for (std::size_t c = 0; c < comparison.coders.size(); ++c) {
         if (!comparison.coders[c]->is_progressive()) continue;
-        std::printf("%-10s", comparison.coders[c]->name().c_str());
+        std::printf("%-11s", comparison.coders[c]->name().c_str());
         for (std::size_t f = 0; f < std::size(kPrefixFractions); ++f) {
           std::printf(" %8.2f", comparison.MeanPrefix(c, run, f, measure));
         }
         std::printf("\n");
       }
-      // How often each is at least as good as the first coder, picture by picture.
-      for (std::size_t c = 1; comparison.has_anchor && c < comparison.coders.size(); ++c) {
-        if (!comparison.coders[c]->is_progressive()) continue;
-        std::printf("%-10s", ("  >= " + comparison.coders[0]->name()).c_str());
-        for (std::size_t f = 0; f < std::size(kPrefixFractions); ++f) {
-          std::size_t better = 0;
-          for (const PictureResult& picture : comparison.pictures) {
-            better += InDecibels(picture.coders[c].prefixes[run].points[f], measure) >=
-                              InDecibels(picture.coders[0].prefixes[run].points[f], measure)
-                          ? 1
-                          : 0;
+      // For how many pictures ours is better.
+      for (std::size_t ours = comparison.first_ours; ours < comparison.behind_ours; ++ours) {
+        for (std::size_t c = 0; c < comparison.coders.size(); ++c) {
+          if (comparison.IsOurs(c) || !comparison.coders[c]->is_progressive()) continue;
+          std::printf("%s > %s:\n%-11s", comparison.coders[ours]->name().c_str(), comparison.coders[c]->name().c_str(),
+                      "");
+          for (std::size_t f = 0; f < std::size(kPrefixFractions); ++f) {
+            std::printf(" %5zu/%zu", CountBetter(comparison.pictures, c, ours, run, f, measure),
+                        comparison.pictures.size());
           }
-          std::printf(" %5zu/%zu", better, comparison.pictures.size());
+          std::printf("\n");
         }
-        std::printf("  (%s)\n", comparison.coders[c]->name().c_str());
       }
     }
     for (std::size_t c = 0; c < comparison.coders.size(); ++c) {
       std::size_t not_shown = 0;
       Mean ratio;
-      for (const PictureResult& picture : comparison.pictures) {
+      for (const MeasuredPicture& picture : comparison.pictures) {
         if (!comparison.coders[c]->is_progressive()) continue;
         const PrefixRun& prefixes = picture.coders[c].prefixes[run];
         not_shown += static_cast<std::size_t>(std::count(prefixes.shown.begin(), prefixes.shown.end(), false));
@@ -278,16 +286,16 @@ void PrintSummary(const Comparison& comparison) {
     }
   }
 
-  std::printf("\nThe plain profile's bytes divided by ours at the same PSNR (RGB)\n%-10s %9s %9s %9s %9s %9s\n", "k",
+  std::printf("\nThe plain profile's bytes divided by ours at the same PSNR (RGB)\n%-11s %9s %9s %9s %9s %9s\n", "k",
               "bpp", "PSNR dB", "mean", "least", "pictures");
   for (std::size_t i = 0; i < std::size(kPlainDimensions); ++i) {
     Mean bpp;
     Mean psnr;
     Mean ratio;
     double least = std::numeric_limits<double>::infinity();
-    for (const PictureResult& picture : comparison.pictures) {
-      const PlainResult& plain = picture.plain[i];
-      bpp.Add(Bpp(picture.photograph, plain.bytes));
+    for (std::size_t p = 0; p < comparison.pictures.size(); ++p) {
+      const PlainResult& plain = comparison.plain[p][i];
+      bpp.Add(Bpp(comparison.pictures[p].photograph, plain.bytes));
       psnr.Add(plain.psnr);
       if (!plain.our_bytes) continue;
       ratio.Add(static_cast<double>(plain.bytes) / *plain.our_bytes);
@@ -297,15 +305,17 @@ void PrintSummary(const Comparison& comparison) {
                 least, ratio.count());
   }
 
-  if (!comparison.has_anchor) return;
-  std::printf("\nBD-rate against %s, %.2f to %.1f bits per pixel (less is better)\n%-10s",  //
-              comparison.coders[0]->name().c_str(), kMinBpp, kMaxBpp, "coder");
-  for (const Measure measure : kMeasures) std::printf(" %12s", NameOf(measure));
-  std::printf("\n");
-  for (std::size_t c = 1; comparison.has_anchor && c < comparison.coders.size(); ++c) {
-    std::printf("%-10s", comparison.coders[c]->name().c_str());
-    for (const Measure measure : kMeasures) std::printf(" %+10.1f %%", 100 * comparison.MeanBdRate(c, measure));
-    std::printf("\n");
+  if (comparison.has_anchor) {
+    PrintBdRateHead(comparison, "against " + comparison.coders[0]->name());
+    for (std::size_t c = 1; c < comparison.coders.size(); ++c) {
+      PrintBdRates(comparison, comparison.coders[c]->name(), 0, c);
+    }
+  }
+  for (std::size_t ours = comparison.first_ours; ours < comparison.behind_ours; ++ours) {
+    PrintBdRateHead(comparison, "of " + comparison.coders[ours]->name() + " against each");
+    for (std::size_t c = 0; c < comparison.coders.size(); ++c) {
+      if (!comparison.IsOurs(c)) PrintBdRates(comparison, comparison.coders[c]->name(), c, ours);
+    }
   }
 }
 
@@ -326,8 +336,10 @@ nlohmann::json ToJson(const Comparison& comparison) {
   if (comparison.has_anchor) report["anchor"] = comparison.coders[0]->name();
   report["min_bpp"] = kMinBpp;
   report["max_bpp"] = kMaxBpp;
-  for (const PictureResult& result : comparison.pictures) {
+  for (std::size_t p = 0; p < comparison.pictures.size(); ++p) {
+    const MeasuredPicture& result = comparison.pictures[p];
     nlohmann::json picture = {{"name", result.photograph.name},
+                              {"training", IsTrainingPicture(result.photograph.name)},
                               {"width", result.photograph.picture.width()},
                               {"height", result.photograph.picture.height()}};
     for (std::size_t c = 0; c < comparison.coders.size(); ++c) {
@@ -349,9 +361,10 @@ nlohmann::json ToJson(const Comparison& comparison) {
         }
         out["prefixes"].push_back(std::move(prefixes));
       }
-      out["bd_rate"] = BdRatesToJson([&](Measure measure) { return comparison.BdRateOf(result, c, measure); });
+      if (!comparison.has_anchor) continue;
+      out["bd_rate"] = BdRatesToJson([&](Measure measure) { return BdRateOf(result, 0, c, measure); });
     }
-    for (const PlainResult& plain : result.plain) {
+    for (const PlainResult& plain : comparison.plain[p]) {
       nlohmann::json point = {{"k", plain.k}, {"bytes", plain.bytes}, {"psnr", plain.psnr}};
       if (plain.our_bytes) point["holo_bytes"] = *plain.our_bytes;
       picture["plain"].push_back(std::move(point));
@@ -361,7 +374,17 @@ nlohmann::json ToJson(const Comparison& comparison) {
   for (std::size_t c = 0; c < comparison.coders.size(); ++c) {
     nlohmann::json& mean = report["mean"][comparison.coders[c]->name()];
     mean["version"] = comparison.coders[c]->version();
-    mean["bd_rate"] = BdRatesToJson([&](Measure measure) { return comparison.MeanBdRate(c, measure); });
+    const auto rates = [&](std::size_t reference, std::size_t coder, bool held_out) {
+      return BdRatesToJson([&, held_out](Measure measure) {
+        return MeanBdRate(comparison.pictures, reference, coder, measure, held_out);
+      });
+    };
+    if (comparison.has_anchor) mean["bd_rate"] = rates(0, c, false);
+    for (std::size_t ours = comparison.first_ours; ours < comparison.behind_ours; ++ours) {
+      nlohmann::json& out = mean["of_" + comparison.coders[ours]->name()];
+      out["bd_rate"] = rates(c, ours, false);
+      out["bd_rate_held_out"] = rates(c, ours, true);
+    }
   }
   return report;
 }
@@ -405,30 +428,36 @@ Result<void> WriteText(const std::string& path, const std::string& text) {
 }
 
 Result<void> Run(const Options& options) {
-  HOLO_ASSIGN_OR_RETURN(const auto paths, ListPictures(options.folder, options.quick));
+  HOLO_ASSIGN_OR_RETURN(const auto paths, ListPictures(options.folders, options.quick));
   std::vector<std::string> missing;
   Comparison comparison;
   comparison.coders = FindPeers(missing);
   for (const std::string& line : missing) std::cerr << line << "\n";
   comparison.has_anchor = !comparison.coders.empty() && comparison.coders[0]->name() == "JPEG";
-  comparison.coders.insert(comparison.coders.begin() + (comparison.has_anchor ? 1 : 0), MakeHoloCoder());
+  comparison.first_ours = comparison.has_anchor ? 1 : 0;
+  comparison.behind_ours = comparison.first_ours;
+  for (auto& ours : MakeHoloCoders()) {
+    const auto at = comparison.coders.begin() + static_cast<std::ptrdiff_t>(comparison.behind_ours++);
+    comparison.coders.insert(at, std::move(ours));
+  }
 
   ResultCache cache(options.cache_file);
+  using PictureResult = std::pair<MeasuredPicture, std::vector<PlainResult>>;
   std::vector<Result<PictureResult>> results(paths.size());
   std::atomic<std::size_t> next = 0;
   std::atomic<std::size_t> done = 0;
   const auto work = [&] {
     for (std::size_t i; (i = next++) < paths.size();) {
       results[i] = [&]() -> Result<PictureResult> {
-        PictureResult result;
+        MeasuredPicture result;
         HOLO_ASSIGN_OR_RETURN(result.photograph, ReadPhotograph(paths[i]));
         for (const auto& coder : comparison.coders) {
           HOLO_ASSIGN_OR_RETURN(CoderResult measured, MeasureCoder(*coder, result.photograph, kPrefixBpps, cache));
           result.coders.push_back(std::move(measured));
         }
-        HOLO_ASSIGN_OR_RETURN(result.plain,
-                              MeasurePlain(result.photograph, result.coders[comparison.has_anchor ? 1 : 0]));
-        return result;
+        HOLO_ASSIGN_OR_RETURN(std::vector<PlainResult> plain,
+                              MeasurePlain(result.photograph, result.coders[comparison.first_ours]));
+        return PictureResult(std::move(result), std::move(plain));
       }();
       const auto saved = cache.Save();
       std::string line = "[" + std::to_string(++done) + "/" + std::to_string(paths.size()) + "] " +
@@ -443,7 +472,8 @@ Result<void> Run(const Options& options) {
   }
   for (Result<PictureResult>& result : results) {
     if (result) {
-      comparison.pictures.push_back(std::move(*result));
+      comparison.pictures.push_back(std::move(result->first));
+      comparison.plain.push_back(std::move(result->second));
     } else {
       std::cerr << "left out: " << ToString(result.error()) << "\n";
     }
@@ -454,7 +484,9 @@ Result<void> Run(const Options& options) {
     std::printf("%s: %s\n", coder->name().c_str(), coder->version().c_str());
   }
   if (!options.summary) {
-    for (const PictureResult& picture : comparison.pictures) PrintPicture(comparison, picture);
+    for (std::size_t p = 0; p < comparison.pictures.size(); ++p) {
+      PrintPicture(comparison, comparison.pictures[p], comparison.plain[p]);
+    }
   }
   PrintSummary(comparison);
   if (!options.json_file.empty()) HOLO_RETURN_IF_ERROR(WriteText(options.json_file, ToJson(comparison).dump(1) + "\n"));
@@ -468,10 +500,10 @@ Result<void> Run(const Options& options) {
 int main(int argc, char** argv) {
   holo::benchmarks::Options options;
   const char* data = std::getenv("HOLO_TEST_DATA");
-  options.folder = std::string(data != nullptr ? data : HOLO_TEST_DATA_DEFAULT) + "/kodak";
+  options.folders = {std::string(data != nullptr ? data : HOLO_TEST_DATA_DEFAULT) + "/kodak"};
   CLI::App app{"Bytes and quality of this project's codec and its peers, as a table on standard output."};
-  app.add_option("--folder", options.folder,
-                 "Pictures, best never compressed with loss; default: $HOLO_TEST_DATA/kodak");
+  app.add_option("--folder", options.folders,
+                 "Folders of pictures, best never compressed with loss; default: $HOLO_TEST_DATA/kodak");
   app.add_option("--json", options.json_file, "Write all numbers to this file");
   app.add_option("--plot", options.plot_file, "Draw quality against size to this SVG file");
   app.add_option("--cache", options.cache_file, "Where the peers' results are kept");

@@ -2,7 +2,9 @@
 
 #include <doctest/doctest.h>
 
+#include <cmath>
 #include <string>
+#include <vector>
 
 #include "benchmarks/codec/plot.h"
 #include "benchmarks/tools/tools.h"
@@ -125,6 +127,75 @@ TEST_CASE("results are kept under the coder's version only") {
   CHECK(MeasureCoder(never, photograph, {}, cache).has_value());
   CHECK(MeasureCoder(never, photograph, {}, cache).has_value());
   CHECK(never.encoded == 2);
+}
+
+struct NamedFactor {
+  const char* name;
+  double factor;
+};
+
+// A picture of 1000 pixels, coded by two coders: the second needs `factor` times the bytes for the same quality.
+MeasuredPicture Scaled(const NamedFactor& second) {
+  MeasuredPicture picture;
+  picture.photograph.name = second.name;
+  picture.photograph.picture =
+      Picture::Create({100, 10, 3, pixels::SampleType::kU8, pixels::ColorModel::kRgb, false}).value();
+  for (const double factor : {1.0, second.factor}) {
+    CoderResult& result = picture.coders.emplace_back();
+    for (int i = 0; i < 6; ++i) {
+      Measurement point;
+      point.bytes = static_cast<std::uint64_t>(factor * 1000 * (20 + 8 * i)) / 800;
+      point.psnr = point.psnr611 = 30 + i;
+      point.ms_ssim = 0.9 + 0.01 * i;
+      result.curve.push_back(point);
+    }
+    PrefixRun& run = result.prefixes.emplace_back();
+    for (std::size_t f = 0; f < std::size(kPrefixFractions); ++f) {
+      run.points.push_back({100, 30 / factor, 30.0, 0.9 / factor});
+    }
+  }
+  return picture;
+}
+
+std::vector<MeasuredPicture> Scaled(std::initializer_list<NamedFactor> all) {
+  std::vector<MeasuredPicture> pictures;
+  for (const NamedFactor& one : all) pictures.push_back(Scaled(one));
+  return pictures;
+}
+
+TEST_CASE("BD-rates are means over all pictures or over those held out of training") {
+  const auto pictures = Scaled({{"kodim01.png", 0.5}, {"kodim02.png", 0.8}, {"other.png", 0.9}});
+  const double one = BdRateOf(pictures[0], 0, 1, Measure::kPsnr611);
+  CHECK(one == doctest::Approx(-0.5).epsilon(0.02));
+  CHECK(BdRateOf(pictures[0], 1, 0, Measure::kPsnr611) == doctest::Approx(1).epsilon(0.02));
+  CHECK(MeanBdRate(pictures, 0, 1, Measure::kMsSsim, false) == doctest::Approx(-0.2667).epsilon(0.02));
+  CHECK(MeanBdRate(pictures, 0, 1, Measure::kMsSsim, true) == doctest::Approx(-0.15).epsilon(0.05));
+  CHECK(std::isnan(MeanBdRate(std::span(pictures).first(1), 0, 1, Measure::kPsnr, true)));
+}
+
+TEST_CASE("pictures whose curves do not meet are left out of the mean") {
+  auto pictures = Scaled({{"a.png", 0.5}, {"b.png", 0.5}});
+  for (Measurement& point : pictures[1].coders[1].curve) point.psnr += 100;
+  CHECK(std::isnan(BdRateOf(pictures[1], 0, 1, Measure::kPsnr)));
+  CHECK(MeanBdRate(pictures, 0, 1, Measure::kPsnr, false) == BdRateOf(pictures[0], 0, 1, Measure::kPsnr));
+}
+
+TEST_CASE("a prefix counts as better only where it is") {
+  const auto pictures = Scaled({{"a.png", 0.5}, {"b.png", 2}, {"c.png", 0.9}});
+  CHECK(CountBetter(pictures, 0, 1, 0, 2, Measure::kPsnr) == 2);
+  CHECK(CountBetter(pictures, 1, 0, 0, 2, Measure::kPsnr) == 1);
+  CHECK(CountBetter(pictures, 0, 1, 0, 2, Measure::kPsnr611) == 0);  // all equal
+}
+
+TEST_CASE("training pictures are known by name") {
+  for (const char* name : {"kodim01.png", "kodim23.png", "haze.png"}) {
+    CAPTURE(name);
+    CHECK(IsTrainingPicture(name));
+  }
+  for (const char* name : {"kodim02.png", "kodim24.png", "rain.png", "kodim1.png", "kodim101.png", "kodimxx.png", ""}) {
+    CAPTURE(name);
+    CHECK_FALSE(IsTrainingPicture(name));
+  }
 }
 
 TEST_CASE("a plot holds every series and escapes its texts") {
