@@ -29,6 +29,9 @@ from gpt2 import Gpt2, Shape
 WINDOWS = [(0.0, 256), (0.7, 1024)]
 
 
+BETAS = (0.9, 0.99)
+
+
 class Windows:
     """Windows of a token file in random order, each once before any comes again, and from another phase next time."""
 
@@ -136,7 +139,7 @@ def run(rank: int, options: argparse.Namespace) -> None:
     matrices = [p for block in model.blocks for p in block.parameters() if p.dim() == 2]
     others = [p for p in model.parameters() if all(p is not matrix for matrix in matrices)]
     optimisers = [Muon(matrices, options.matrix_rate, rank, processes),
-                  torch.optim.Adam(others, options.vector_rate, betas=(0.9, 0.95), eps=1e-10)]
+                  torch.optim.Adam(others, options.vector_rate, betas=BETAS, eps=1e-10)]
     rates = [options.matrix_rate, options.vector_rate]
 
     checkpoint = options.data / "checkpoint.pt"
@@ -146,6 +149,8 @@ def run(rank: int, options: argparse.Namespace) -> None:
         model.load_state_dict(state["model"])
         for optimiser, saved in zip(optimisers, state["optimisers"]):
             optimiser.load_state_dict(saved)
+        for group in optimisers[1].param_groups:
+            group["betas"] = BETAS
         done = state["done"]
     elif options.start:
         state = torch.load(options.start, map_location=device)
@@ -236,11 +241,11 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--width", type=int, default=256, help="a multiple of 64, the width of a head")
     parser.add_argument("--vocabulary", type=int, default=4096)
-    parser.add_argument("--batch", type=int, default=4096, help="tokens in a step (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=6144, help="tokens in a step (default: %(default)s)")
     parser.add_argument("--at-once", type=int, default=2048, help="tokens in a pass (default: %(default)s)")
     parser.add_argument("--chat-share", type=float, default=0.12, help="of windows (default: %(default)s)")
-    parser.add_argument("--matrix-rate", type=float, default=0.01)
-    parser.add_argument("--vector-rate", type=float, default=0.002)
+    parser.add_argument("--matrix-rate", type=float, default=0.005)
+    parser.add_argument("--vector-rate", type=float, default=0.001)
     parser.add_argument("--save-minutes", type=float, default=4)
     parser.add_argument("--report-seconds", type=float, default=30)
     parser.add_argument("--seed", type=int, default=1)
