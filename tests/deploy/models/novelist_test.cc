@@ -112,10 +112,10 @@ TEST_CASE("logits and loss of the shipped model agree with PyTorch in double pre
     }
   }
   // Two sums of at most 1,024 products in each layer and one for the logits, in order: a relative error of about
-  // sqrt(1024) 2^-24 = 2e-6 each, random in sign; the layers behind amplify it by up to about 4; the largest of 16,384
-  // logits lies within 4.5 standard deviations of the error.
+  // sqrt(1024) 2^-24 = 2e-6 each, random in sign, so that their squares add; the largest of 16,384 logits lies within 4.5
+  // standard deviations of the error. The layers behind hardly amplify it: normalisation divides by what has grown.
   const double steps = 2.0 * model->config().layers + 1;
-  CHECK(worst < steps * std::sqrt(1024) * std::ldexp(1, -24) * 4 * 4.5 * scale);
+  CHECK(worst < std::sqrt(steps * 1024) * std::ldexp(1, -24) * 4.5 * scale);
   MESSAGE("largest difference " << worst << ", logits are " << scale << " large");
 
   const auto score = evaluation::Evaluate(*model, Exact(*model), inputs.back(), {}, pool).value();
