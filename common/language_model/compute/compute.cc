@@ -17,7 +17,7 @@ namespace {
 constexpr int kSpins = 2000;
 constexpr std::size_t kLargePageBytes = std::size_t{2} << 20;
 // What one task of Multiply reads: small enough to share out, large enough to be worth a fetch-and-add.
-constexpr std::size_t kTaskBytes = std::size_t{256} << 10;
+constexpr std::size_t kTaskBytes = std::size_t{96} << 10;
 
 void Pause() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -25,31 +25,47 @@ void Pause() {
 #endif
 }
 
+// Where input i of an output's lane lies in a panel of pairs.
+std::size_t PairedIndex(std::size_t i, std::size_t lane) {
+  return (i / 2 * kPanel + lane) * 2 + i % 2;
+}
+
 std::uint16_t ToBf16(float value) {
   const auto bits = std::bit_cast<std::uint32_t>(value);
   return static_cast<std::uint16_t>((bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16);
 }
 
-// Rounds each row to 12 bits around its largest magnitude.
-void RoundRows(const float* x, std::size_t rows, std::size_t inputs, Scratch& scratch) {
-  const std::size_t padded = RoundUp(inputs, 2);
-  scratch.rounded.resize(rows * padded);
-  scratch.scales.resize(rows);
-  for (std::size_t row = 0; row < rows; ++row) {
-    const float* from = x + row * inputs;
-    std::int16_t* to = scratch.rounded.data() + row * padded;
-    float largest = 0;
-    for (std::size_t i = 0; i < inputs; ++i) largest = std::max(largest, std::abs(from[i]));
-    const float inverse = largest > 0 ? kRoundedMax / largest : 0.0f;
-    scratch.scales[row] = largest / kRoundedMax;
-    for (std::size_t i = 0; i < inputs; ++i) {
-      // The bias by 2^23 * 1.5 rounds to nearest even, and unlike lrint it is done several values at a time.
-      const float shifted = from[i] * inverse + 12582912.0f;
-      to[i] =
-          static_cast<std::int16_t>(std::bit_cast<std::int32_t>(shifted) - std::bit_cast<std::int32_t>(12582912.0f));
-    }
-    for (std::size_t i = inputs; i < padded; ++i) to[i] = 0;
+// Rounds a row to 12 bits around its largest magnitude; returns what 1 stands for. `to` has an even number of values.
+float RoundToIntegers(const float* from, std::size_t inputs, std::int16_t* to) {
+  float largest = 0;
+  for (std::size_t i = 0; i < inputs; ++i) largest = std::max(largest, std::abs(from[i]));
+  const float inverse = largest > 0 ? kRoundedMax / largest : 0.0f;
+  for (std::size_t i = 0; i < inputs; ++i) {
+    // The bias by 2^23 * 1.5 rounds to nearest even, and unlike lrint it is done several values at a time.
+    const float shifted = from[i] * inverse + 12582912.0f;
+    to[i] = static_cast<std::int16_t>(std::bit_cast<std::int32_t>(shifted) - std::bit_cast<std::int32_t>(12582912.0f));
   }
+  return largest / kRoundedMax;
+}
+
+void RoundRows(WeightType type, const float* x, std::size_t rows, std::size_t inputs, Scratch& scratch,
+               ThreadPool& pool) {
+  const std::size_t padded = RoundUp(inputs, 2);
+  if (scratch.rounded.size() < rows * padded) scratch.rounded.resize(rows * padded);
+  if (scratch.scales.size() < rows) scratch.scales.resize(rows);
+  constexpr std::size_t kPerTask = 16;
+  pool.ForEach((rows + kPerTask - 1) / kPerTask, [&](std::size_t task, unsigned) {
+    for (std::size_t row = task * kPerTask; row < std::min(rows, (task + 1) * kPerTask); ++row) {
+      const float* const from = x + row * inputs;
+      std::int16_t* const to = scratch.rounded.data() + row * padded;
+      if (padded > inputs) to[inputs] = 0;
+      if (type == WeightType::kInt8) {
+        scratch.scales[row] = RoundToIntegers(from, inputs, to);
+      } else {
+        for (std::size_t i = 0; i < inputs; ++i) to[i] = static_cast<std::int16_t>(ToBf16(from[i]));
+      }
+    }
+  });
 }
 
 }  // namespace
@@ -139,7 +155,7 @@ std::size_t Matrix::panel_bytes() const {
     case WeightType::kF32:
       return inputs_ * kPanel * sizeof(float);
     case WeightType::kBf16:
-      return inputs_ * kPanel * sizeof(std::uint16_t);
+      return RoundUp(inputs_, 2) * kPanel * sizeof(std::uint16_t);
     case WeightType::kInt8:
       return RoundUp(inputs_, 2) * kPanel;
   }
@@ -183,7 +199,7 @@ Matrix Matrix::PackStrided(WeightType type, std::size_t inputs, std::size_t outp
         break;
       case WeightType::kBf16:
         for (std::size_t i = 0; i < inputs; ++i) {
-          reinterpret_cast<std::uint16_t*>(panel)[i * kPanel + lane] = ToBf16(from[i * input_stride]);
+          reinterpret_cast<std::uint16_t*>(panel)[PairedIndex(i, lane)] = ToBf16(from[i * input_stride]);
         }
         break;
       case WeightType::kInt8: {
@@ -192,7 +208,7 @@ Matrix Matrix::PackStrided(WeightType type, std::size_t inputs, std::size_t outp
         const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
         matrix.scales_[output] = largest / 127.0f;
         for (std::size_t i = 0; i < inputs; ++i) {
-          reinterpret_cast<std::int8_t*>(panel)[(i / 2 * kPanel + lane) * 2 + i % 2] =
+          reinterpret_cast<std::int8_t*>(panel)[PairedIndex(i, lane)] =
               static_cast<std::int8_t>(std::lrint(from[i * input_stride] * inverse));
         }
         break;
@@ -212,11 +228,12 @@ void Matrix::CopyOutput(std::size_t output, std::span<float> out) const {
         break;
       case WeightType::kBf16:
         out[i] =
-            std::bit_cast<float>(std::uint32_t{reinterpret_cast<const std::uint16_t*>(panel)[i * kPanel + lane]} << 16);
+            std::bit_cast<float>(std::uint32_t{reinterpret_cast<const std::uint16_t*>(panel)[PairedIndex(i, lane)]}
+                                 << 16);
         break;
       case WeightType::kInt8:
-        out[i] = static_cast<float>(reinterpret_cast<const std::int8_t*>(panel)[(i / 2 * kPanel + lane) * 2 + i % 2]) *
-                 scales_[output];
+        out[i] =
+            static_cast<float>(reinterpret_cast<const std::int8_t*>(panel)[PairedIndex(i, lane)]) * scales_[output];
         break;
     }
   }
@@ -233,13 +250,13 @@ void Multiply(const Matrix& matrix, const float* x, std::size_t rows, float* y, 
   job.y = y;
   job.y_stride = matrix.outputs();
   job.store = store;
-  if (matrix.type() == WeightType::kInt8) {
-    RoundRows(x, rows, matrix.inputs(), scratch);
+  if (matrix.type() != WeightType::kF32) {
+    RoundRows(matrix.type(), x, rows, matrix.inputs(), scratch, pool);
     job.rounded = scratch.rounded.data();
     job.row_scales = scratch.scales.data();
   }
   const std::size_t panels = RoundUp(matrix.outputs(), kPanel) / kPanel;
-  const std::size_t per_task = std::clamp<std::size_t>(kTaskBytes / matrix.panel_bytes(), 1, 64);
+  const std::size_t per_task = RoundUp(std::clamp<std::size_t>(kTaskBytes / matrix.panel_bytes(), 1, 64), kPanelsAtOnce);
   pool.ForEach((panels + per_task - 1) / per_task, [&](std::size_t task, unsigned) {
     PanelJob part = job;
     part.first = task * per_task;

@@ -3,10 +3,11 @@
 // Every number that comes out depends on its own row alone: it is computed by the same operations in the same order
 // whatever other rows are in the call and however many threads there are. Sums over `inputs` are taken in order, each
 // output in its own lane, so the width of the vector registers does not matter either. This is what makes a text depend
-// on its seed and not on who else is being served.
+// on its seed and not on who else is being served. Between machines with and without fused multiply-add, or AVX-512's
+// dot products of bf16, the last bits differ.
 //
 // With HOLO_PLAIN_KERNELS the plain loops of plain.h are all there is; otherwise Google Highway's vectors, chosen when
-// the program runs. Single letters: none; shapes are written [rows, columns], row-major, float32 unless said otherwise.
+// the program runs, and for bf16 and int8 weights AVX-512's dot products. Single letters: none; shapes are written [rows, columns], row-major, float32 unless said otherwise.
 #pragma once
 
 #include <array>
@@ -100,7 +101,7 @@ class AlignedBytes {
 
 enum class WeightType : std::uint8_t {
   kF32,
-  kBf16,  // the upper half of a float32, rounded to nearest even
+  kBf16,  // the upper half of a float32, rounded to nearest even, and so are activations; sums are float32
   kInt8,  // one scale per output, -127..127; activations are rounded to 12 bits, sums are exact in int32
 };
 [[nodiscard]] std::string_view WeightTypeName(WeightType type);
@@ -111,7 +112,7 @@ inline constexpr std::size_t kMaxInt8Inputs = 8192;
 
 // Memory that kernels need between calls. Belongs to one caller of Multiply at a time; grows and stays.
 struct Scratch {
-  std::vector<std::int16_t> rounded;  // [rows, inputs rounded up to 2]
+  std::vector<std::int16_t> rounded;  // [rows, inputs rounded up to 2]: activations beside bf16 and int8 weights
   std::vector<float> scales;          // [rows]
 };
 
@@ -134,7 +135,7 @@ class Matrix {
   // The weights of one output as float32: a row of an embedding. `out` has `inputs` values.
   void CopyOutput(std::size_t output, std::span<float> out) const;
 
-  // Panel p holds outputs 16 p .. 16 p + 15: float or uint16 [inputs, 16], or int8 [inputs / 2, 16, 2].
+  // Panel p holds outputs 16 p .. 16 p + 15: float [inputs, 16]; bf16 or int8 [inputs / 2, 16, 2], rounded up.
   [[nodiscard]] const AlignedBytes& panels() const { return panels_; }
   [[nodiscard]] std::size_t panel_bytes() const;
   [[nodiscard]] std::span<const float> scales() const { return scales_; }  // [outputs rounded up], int8 only
@@ -158,7 +159,7 @@ enum class Store : std::uint8_t { kReplace, kAdd };
 void Multiply(const Matrix& matrix, const float* x, std::size_t rows, float* y, Store store, Scratch& scratch,
               ThreadPool& pool);
 
-// The same on the calling thread, rows of x and y `x_stride` and `y_stride` values apart. Not for int8 weights.
+// The same on the calling thread, rows of x and y `x_stride` and `y_stride` values apart. For float32 weights.
 void MultiplyRows(const Matrix& matrix, const float* x, std::size_t x_stride, std::size_t rows, float* y,
                   std::size_t y_stride, Store store);
 

@@ -6,6 +6,9 @@
 
 namespace holo::compute {
 
+void MultiplyPanelsOnAny(const PanelJob& job) {
+  plain::MultiplyPanels(job);
+}
 void MultiplyPanels(const PanelJob& job) {
   plain::MultiplyPanels(job);
 }
@@ -93,23 +96,19 @@ void Transpose(const float* in, std::size_t columns, float* out) {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Eight lanes at most: two or more vectors make a panel on every target.
-using F32 = hn::CappedTag<float, 8>;
+// A panel is one vector of AVX-512, and several on every other target.
+using F32 = hn::CappedTag<float, kPanel>;
+using EightF32 = hn::CappedTag<float, 8>;
 using I32 = hn::RebindToSigned<F32>;
 using I16 = hn::Repartition<std::int16_t, I32>;
 using VF = hn::Vec<F32>;
 using VI = hn::Vec<I32>;
 constexpr std::size_t kLanes = hn::MaxLanes(F32());
 constexpr std::size_t kVectors = kPanel / kLanes;
-
-HWY_INLINE VF LoadWeights(const float* from) {
-  return hn::LoadU(F32(), from);
-}
-HWY_INLINE VF LoadWeights(const std::uint16_t* from) {
-  const hn::RebindToUnsigned<F32> u32;
-  const hn::Rebind<std::uint16_t, F32> u16;
-  return hn::BitCast(F32(), hn::ShiftLeft<16>(hn::PromoteTo(u32, hn::LoadU(u16, from))));
-}
+// What is multiplied together: 16 of AVX-512's 32 registers hold sums, 12 of AVX2's 16.
+constexpr bool kManyRegisters = kVectors == 1;
+constexpr std::size_t kMostRows = kManyRegisters ? 8 : 6;
+constexpr std::size_t kPanelsOfRows = kManyRegisters ? 2 : 1;
 
 HWY_INLINE void StoreVector(VF sum, float* y, Store store) {
   const F32 d;
@@ -132,13 +131,13 @@ HWY_INLINE void StorePanel(const VF* sums, const float* bias, std::size_t output
 }
 
 // kRows rows of x by kPanels panels. Few rows alone would wait for their own sums, hence several panels.
-template <std::size_t kRows, std::size_t kPanels, typename Weight>
+template <std::size_t kRows, std::size_t kPanels>
 HWY_INLINE void FloatBlock(const PanelJob& job, std::size_t panel, std::size_t row) {
   const F32 d;
   const Matrix& matrix = *job.matrix;
   const std::size_t inputs = matrix.inputs();
   const std::size_t panel_size = inputs * kPanel;
-  const Weight* HWY_RESTRICT weights = matrix.panels().as<Weight>() + panel * panel_size;
+  const float* HWY_RESTRICT weights = matrix.panels().as<float>() + panel * panel_size;
   const float* HWY_RESTRICT x = job.x + row * job.x_stride;
   VF sums[kRows][kPanels][kVectors];
   for (auto& of_row : sums) {
@@ -150,13 +149,61 @@ HWY_INLINE void FloatBlock(const PanelJob& job, std::size_t panel, std::size_t r
     VF loaded[kPanels][kVectors];
     for (std::size_t p = 0; p < kPanels; ++p) {
       for (std::size_t v = 0; v < kVectors; ++v) {
-        loaded[p][v] = LoadWeights(weights + p * panel_size + i * kPanel + v * kLanes);
+        loaded[p][v] = hn::LoadU(d, weights + p * panel_size + i * kPanel + v * kLanes);
       }
     }
     for (std::size_t r = 0; r < kRows; ++r) {
       const VF value = hn::Set(d, x[r * job.x_stride + i]);
       for (std::size_t p = 0; p < kPanels; ++p) {
         for (std::size_t v = 0; v < kVectors; ++v) sums[r][p][v] = hn::MulAdd(value, loaded[p][v], sums[r][p][v]);
+      }
+    }
+  }
+  for (std::size_t r = 0; r < kRows; ++r) {
+    for (std::size_t p = 0; p < kPanels; ++p) {
+      const std::size_t output = (panel + p) * kPanel;
+      StorePanel(sums[r][p], matrix.bias().data() + output, std::min(kPanel, matrix.outputs() - output), job.store,
+                 job.y + (row + r) * job.y_stride + output);
+    }
+  }
+}
+
+// Weights and rows in pairs of bf16, which are the upper and lower halves of 32 bits.
+template <std::size_t kRows, std::size_t kPanels>
+HWY_INLINE void Bf16Block(const PanelJob& job, std::size_t panel, std::size_t row) {
+  const F32 d;
+  const hn::RebindToUnsigned<F32> u32;
+  const auto odd_half = hn::Set(u32, 0xFFFF0000u);
+  const Matrix& matrix = *job.matrix;
+  const std::size_t inputs = RoundUp(matrix.inputs(), 2);
+  const std::size_t panel_size = inputs * kPanel / 2;  // in pairs
+  const std::uint32_t* HWY_RESTRICT weights = matrix.panels().as<std::uint32_t>() + panel * panel_size;
+  const std::int16_t* HWY_RESTRICT x = job.rounded + row * inputs;
+  VF sums[kRows][kPanels][kVectors];
+  for (auto& of_row : sums) {
+    for (auto& of_panel : of_row) {
+      for (VF& sum : of_panel) sum = hn::Zero(d);
+    }
+  }
+  for (std::size_t i = 0; i < inputs / 2; ++i) {
+    VF even[kPanels][kVectors];
+    VF odd[kPanels][kVectors];
+    for (std::size_t p = 0; p < kPanels; ++p) {
+      for (std::size_t v = 0; v < kVectors; ++v) {
+        const auto pair = hn::LoadU(u32, weights + p * panel_size + i * kPanel + v * kLanes);
+        even[p][v] = hn::BitCast(d, hn::ShiftLeft<16>(pair));
+        odd[p][v] = hn::BitCast(d, hn::And(pair, odd_half));
+      }
+    }
+    for (std::size_t r = 0; r < kRows; ++r) {
+      std::uint32_t pair = 0;
+      std::memcpy(&pair, x + r * inputs + 2 * i, sizeof(pair));
+      const VF first = hn::BitCast(d, hn::Set(u32, pair << 16));
+      const VF second = hn::BitCast(d, hn::Set(u32, pair & 0xFFFF0000u));
+      for (std::size_t p = 0; p < kPanels; ++p) {
+        for (std::size_t v = 0; v < kVectors; ++v) {
+          sums[r][p][v] = hn::MulAdd(second, odd[p][v], hn::MulAdd(first, even[p][v], sums[r][p][v]));
+        }
       }
     }
   }
@@ -226,46 +273,39 @@ template <std::size_t kRows, std::size_t kPanels>
 HWY_INLINE void Block(const PanelJob& job, std::size_t panel, std::size_t row) {
   switch (job.matrix->type()) {
     case WeightType::kF32:
-      return FloatBlock<kRows, kPanels, float>(job, panel, row);
+      return FloatBlock<kRows, kPanels>(job, panel, row);
     case WeightType::kBf16:
-      return FloatBlock<kRows, kPanels, std::uint16_t>(job, panel, row);
+      return Bf16Block<kRows, kPanels>(job, panel, row);
     case WeightType::kInt8:
       return Int8Block<kRows, kPanels>(job, panel, row);
   }
 }
 
-void Panels(const PanelJob& job) {
-  constexpr std::size_t kMostRows = 6;  // 12 of AVX2's 16 registers hold sums
-  std::size_t panel = job.first;
-  while (panel < job.last) {
-    std::size_t row = 0;
-    if (job.rows == 1 && panel + 4 <= job.last) {
-      Block<1, 4>(job, panel, 0);
-      panel += 4;
-      continue;
-    }
-    for (; row + kMostRows <= job.rows; row += kMostRows) Block<kMostRows, 1>(job, panel, row);
-    switch (job.rows - row) {
-      case 1:
-        Block<1, 1>(job, panel, row);
-        break;
-      case 2:
-        Block<2, 1>(job, panel, row);
-        break;
-      case 3:
-        Block<3, 1>(job, panel, row);
-        break;
-      case 4:
-        Block<4, 1>(job, panel, row);
-        break;
-      case 5:
-        Block<5, 1>(job, panel, row);
-        break;
-      default:
-        break;
-    }
-    ++panel;
+// All rows by kPanels panels, the most rows that fit at a time.
+template <std::size_t kPanels>
+void Rows(const PanelJob& job, std::size_t panel) {
+  std::size_t row = 0;
+  for (; row + kMostRows <= job.rows; row += kMostRows) Block<kMostRows, kPanels>(job, panel, row);
+  for (; row + 4 <= job.rows; row += 4) Block<4, kPanels>(job, panel, row);
+  switch (job.rows - row) {
+    case 1:
+      return Block<1, kPanels>(job, panel, row);
+    case 2:
+      return Block<2, kPanels>(job, panel, row);
+    case 3:
+      return Block<3, kPanels>(job, panel, row);
+    default:
+      return;
   }
+}
+
+void Panels(const PanelJob& job) {
+  std::size_t panel = job.first;
+  if (job.rows == 1) {
+    for (; panel + kPanelsAtOnce <= job.last; panel += kPanelsAtOnce) Block<1, kPanelsAtOnce>(job, panel, 0);
+  }
+  for (; panel + kPanelsOfRows <= job.last; panel += kPanelsOfRows) Rows<kPanelsOfRows>(job, panel);
+  for (; panel < job.last; ++panel) Rows<1>(job, panel);
 }
 
 void GeluVectors(float* x, std::size_t count) {
@@ -283,46 +323,62 @@ void GeluVectors(float* x, std::size_t count) {
   }
 }
 
-// out [kRows][16] (+)= x [kRows, inputs] by 16 columns of `columns`, whose rows are `stride` apart.
-template <std::size_t kRows>
+// out [kRows][kPanels * 16] (+)= x [kRows, inputs] by as many columns of `columns`, whose rows are `stride` apart.
+template <std::size_t kRows, std::size_t kPanels>
 HWY_INLINE void SmallBlock(const float* HWY_RESTRICT x, std::size_t x_stride, const float* HWY_RESTRICT columns,
                            std::size_t stride, std::size_t inputs, float* HWY_RESTRICT out, std::size_t out_stride,
                            bool add) {
   const F32 d;
-  VF sums[kRows][kVectors];
+  constexpr std::size_t kAll = kPanels * kVectors;
+  VF sums[kRows][kAll];
   for (std::size_t r = 0; r < kRows; ++r) {
-    for (std::size_t v = 0; v < kVectors; ++v) {
+    for (std::size_t v = 0; v < kAll; ++v) {
       sums[r][v] = add ? hn::LoadU(d, out + r * out_stride + v * kLanes) : hn::Zero(d);
     }
   }
   for (std::size_t i = 0; i < inputs; ++i) {
-    VF loaded[kVectors];
-    for (std::size_t v = 0; v < kVectors; ++v) loaded[v] = hn::LoadU(d, columns + i * stride + v * kLanes);
+    VF loaded[kAll];
+    for (std::size_t v = 0; v < kAll; ++v) loaded[v] = hn::LoadU(d, columns + i * stride + v * kLanes);
     for (std::size_t r = 0; r < kRows; ++r) {
       const VF value = hn::Set(d, x[r * x_stride + i]);
-      for (std::size_t v = 0; v < kVectors; ++v) sums[r][v] = hn::MulAdd(value, loaded[v], sums[r][v]);
+      for (std::size_t v = 0; v < kAll; ++v) sums[r][v] = hn::MulAdd(value, loaded[v], sums[r][v]);
     }
   }
   for (std::size_t r = 0; r < kRows; ++r) {
-    for (std::size_t v = 0; v < kVectors; ++v) hn::StoreU(sums[r][v], d, out + r * out_stride + v * kLanes);
+    for (std::size_t v = 0; v < kAll; ++v) hn::StoreU(sums[r][v], d, out + r * out_stride + v * kLanes);
   }
+}
+
+// All rows by kPanels * 16 columns from `column` on.
+template <std::size_t kPanels>
+HWY_INLINE void SmallRows(const float* x, std::size_t rows, std::size_t inputs, const float* columns, std::size_t count,
+                          float* out, std::size_t column, bool add) {
+  std::size_t row = 0;
+  const auto block = [&]<std::size_t kRows>() HWY_ATTR {
+    for (; row + kRows <= rows; row += kRows) {
+      SmallBlock<kRows, kPanels>(x + row * inputs, inputs, columns + column, count, inputs,
+                                 out + row * count + column, count, add);
+    }
+  };
+  block.template operator()<6>();
+  block.template operator()<2>();
+  block.template operator()<1>();
 }
 
 // out [rows, columns] (+)= x [rows, inputs] by columns [inputs, columns].
 HWY_INLINE void SmallProduct(const float* x, std::size_t rows, std::size_t inputs, const float* columns,
                              std::size_t count, float* out, bool add) {
-  for (std::size_t column = 0; column < count; column += kPanel) {
-    std::size_t row = 0;
-    for (; row + 6 <= rows; row += 6) {
-      SmallBlock<6>(x + row * inputs, inputs, columns + column, count, inputs, out + row * count + column, count, add);
-    }
-    for (; row + 2 <= rows; row += 2) {
-      SmallBlock<2>(x + row * inputs, inputs, columns + column, count, inputs, out + row * count + column, count, add);
-    }
-    if (row < rows) {
-      SmallBlock<1>(x + row * inputs, inputs, columns + column, count, inputs, out + row * count + column, count, add);
+  std::size_t column = 0;
+  if (rows == 1) {
+    // One row alone would wait for its own sums, hence several panels.
+    for (; column + 4 * kPanel <= count; column += 4 * kPanel) {
+      SmallBlock<1, 4>(x, inputs, columns + column, count, inputs, out + column, count, add);
     }
   }
+  for (; column + kPanelsOfRows * kPanel <= count; column += kPanelsOfRows * kPanel) {
+    SmallRows<kPanelsOfRows>(x, rows, inputs, columns, count, out, column, add);
+  }
+  for (; column < count; column += kPanel) SmallRows<1>(x, rows, inputs, columns, count, out, column, add);
 }
 
 void Attend(const AttentionRows& rows, const float* keys, const float* values, const std::uint8_t* visible) {
@@ -401,38 +457,40 @@ void Codes8(const std::uint8_t* codes, const float* scales, std::size_t count, f
 }
 
 void Codes4(const std::uint8_t* codes, const float* scales, std::size_t count, float* out) {
-  const F32 d;
-  const I32 i32;
-  const hn::Rebind<std::uint8_t, F32> u8;
+  const EightF32 d;  // half a row may be that short
+  const hn::RebindToSigned<EightF32> i32;
+  const hn::Rebind<std::uint8_t, EightF32> u8;
   const std::size_t half = count / 2;
-  const VI eight = hn::Set(i32, 8);
-  for (std::size_t i = 0; i < half; i += kLanes) {
-    const VI pair = hn::PromoteTo(i32, hn::LoadU(u8, codes + i));
-    const VI low = hn::Sub(hn::And(pair, hn::Set(i32, 15)), eight);
-    const VI high = hn::Sub(hn::ShiftRight<4>(pair), eight);
+  const auto eight = hn::Set(i32, 8);
+  for (std::size_t i = 0; i < half; i += hn::MaxLanes(d)) {
+    const auto pair = hn::PromoteTo(i32, hn::LoadU(u8, codes + i));
+    const auto low = hn::Sub(hn::And(pair, hn::Set(i32, 15)), eight);
+    const auto high = hn::Sub(hn::ShiftRight<4>(pair), eight);
     hn::StoreU(hn::Mul(hn::ConvertTo(d, low), hn::LoadU(d, scales + i)), d, out + i);
     hn::StoreU(hn::Mul(hn::ConvertTo(d, high), hn::LoadU(d, scales + half + i)), d, out + half + i);
   }
 }
 
 void Planes(const std::uint8_t* codes, unsigned bits, float scale, float* out) {
-  const F32 d;
-  const I32 i32;
-  const hn::RebindToUnsigned<F32> u32;
+  // The codes of as many lanes lie in one word, as 8 codes have at most 32 bits.
+  const EightF32 d;
+  constexpr std::size_t kPlaneLanes = hn::MaxLanes(EightF32());
+  const hn::RebindToSigned<EightF32> i32;
+  const hn::RebindToUnsigned<EightF32> u32;
+  const hn::Rebind<std::uint8_t, EightF32> u8;
   using VU = hn::Vec<decltype(u32)>;
   const VU lane = hn::Iota(u32, 0);
-  const VF middle = hn::Set(d, static_cast<float>((1u << bits) - 1) / 2);
-  const VF step = hn::Set(d, scale);
-  for (std::size_t first = 0; first < kPlaneCodes; first += kLanes) {
+  const auto middle = hn::Set(d, static_cast<float>((1u << bits) - 1) / 2);
+  const auto step = hn::Set(d, scale);
+  for (std::size_t first = 0; first < kPlaneCodes; first += kPlaneLanes) {
     VU value = hn::Zero(u32);
     const std::uint8_t* from = codes;
     if ((bits & 8) != 0) {
-      value = hn::PromoteTo(u32, hn::LoadU(hn::Rebind<std::uint8_t, F32>(), from + first));
+      value = hn::PromoteTo(u32, hn::LoadU(u8, from + first));
       from += 32;
     }
     for (const unsigned plane : {4u, 2u, 1u}) {
       if ((bits & plane) == 0) continue;
-      // The lanes' codes lie in one word, as 8 codes have at most 32 bits.
       const std::size_t bit = first * plane;
       std::uint32_t word = 0;
       std::memcpy(&word, from + bit / 32 * 4, sizeof(word));
@@ -441,7 +499,7 @@ void Planes(const std::uint8_t* codes, unsigned bits, float scale, float* out) {
       value = hn::Or(hn::Shl(value, hn::Set(u32, plane)), part);
       from += 4 * plane;
     }
-    const VF number = hn::ConvertTo(d, hn::BitCast(i32, value));
+    const auto number = hn::ConvertTo(d, hn::BitCast(i32, value));
     hn::StoreU(hn::Mul(hn::Sub(number, middle), step), d, out + first);
   }
 }
@@ -493,8 +551,12 @@ HWY_EXPORT(Planes);
 HWY_EXPORT(Transpose);
 HWY_EXPORT(Name);
 
-void MultiplyPanels(const PanelJob& job) {
+void MultiplyPanelsOnAny(const PanelJob& job) {
   HWY_DYNAMIC_DISPATCH(Panels)(job);
+}
+void MultiplyPanels(const PanelJob& job) {
+  if (job.matrix->type() != WeightType::kF32 && HasDotProducts()) return MultiplyPanelsByDotProducts(job);
+  MultiplyPanelsOnAny(job);
 }
 void Gelu(float* x, std::size_t count) {
   HWY_DYNAMIC_DISPATCH(GeluVectors)(x, count);

@@ -15,10 +15,15 @@ float DotF32(const float* panel, std::size_t inputs, const float* x) {
   return sum;
 }
 
-float DotBf16(const std::uint16_t* panel, std::size_t inputs, const float* x) {
+float FromBf16(std::uint16_t bits) {
+  return std::bit_cast<float>(std::uint32_t{bits} << 16);
+}
+
+float DotBf16(const std::uint16_t* panel, std::size_t inputs, const std::int16_t* x) {
   float sum = 0;
-  for (std::size_t i = 0; i < inputs; ++i) {
-    sum += x[i] * std::bit_cast<float>(std::uint32_t{panel[i * kPanel]} << 16);
+  for (std::size_t i = 0; i < inputs; i += 2) {
+    sum += FromBf16(static_cast<std::uint16_t>(x[i])) * FromBf16(panel[i * kPanel]);
+    sum += FromBf16(static_cast<std::uint16_t>(x[i + 1])) * FromBf16(panel[i * kPanel + 1]);
   }
   return sum;
 }
@@ -47,7 +52,7 @@ void MultiplyPanels(const PanelJob& job) {
           sum = DotF32(reinterpret_cast<const float*>(panel) + lane, inputs, job.x + row * job.x_stride);
           break;
         case WeightType::kBf16:
-          sum = DotBf16(reinterpret_cast<const std::uint16_t*>(panel) + lane, inputs, job.x + row * job.x_stride);
+          sum = DotBf16(reinterpret_cast<const std::uint16_t*>(panel) + 2 * lane, padded, job.rounded + row * padded);
           break;
         case WeightType::kInt8:
           sum = static_cast<float>(

@@ -9,7 +9,8 @@ namespace holo::compute {
 struct PanelJob {
   const Matrix* matrix = nullptr;
   const float* x = nullptr;               // [rows, inputs], rows x_stride apart
-  const std::int16_t* rounded = nullptr;  // int8 only: [rows, inputs rounded up to 2]
+  // bf16: the rows as such; int8: as integers. [rows, inputs rounded up to 2]
+  const std::int16_t* rounded = nullptr;
   const float* row_scales = nullptr;      // int8 only: [rows]
   std::size_t rows = 0;
   float* y = nullptr;  // [rows, outputs], rows y_stride apart
@@ -19,6 +20,9 @@ struct PanelJob {
   std::size_t first = 0;
   std::size_t last = 0;
 };
+
+// Panels that are read together where there is one row: parts have a multiple of them.
+inline constexpr std::size_t kPanelsAtOnce = 4;
 
 // The largest magnitude that an activation is rounded to beside int8 weights.
 inline constexpr float kRoundedMax = 2047.0f;
@@ -37,7 +41,12 @@ void TransposeTile(const float* in, std::size_t columns, float* out);
 
 }  // namespace plain
 
-// kernels.cc
+// kernels.cc: with what this machine has, and without dot_products.cc.
 void MultiplyPanels(const PanelJob& job);
+void MultiplyPanelsOnAny(const PanelJob& job);
+
+// dot_products.cc: bf16 and int8 weights with AVX-512's instructions for them (BF16, VNNI), where there are any.
+[[nodiscard]] bool HasDotProducts();
+void MultiplyPanelsByDotProducts(const PanelJob& job);
 
 }  // namespace holo::compute

@@ -5,6 +5,7 @@
 //               the best of several reads of 512 MiB on as many threads
 //   batch       tokens/s of 1, 8 and 32 sequences that decode together
 //   prefill     tokens/s of one prompt
+//   decode      tokens/s of one sequence behind that prompt
 //   attention   microseconds that one token's attention takes over --context tokens in every layer, with each cache
 //   resident    bytes of the process against weights + caches
 //
@@ -348,6 +349,14 @@ void RunWeights(const Options& options, const weights::Gpt2Weights& weights, con
     }
     Print("batch", type_name + " 32 against 1", 32 * best[0] / best[2], "times");
   }
+  if (options.Wants("decode")) {
+    auto batch = MakeBatch(*model, scheme, 1, options.prompt, pool);
+    double best = std::numeric_limits<double>::infinity();
+    for (int round = 0; round < options.rounds; ++round) {
+      best = std::min(best, Decode(*model, *batch, options.steps, pool));
+    }
+    Print("decode", type_name + " behind tokens: " + std::to_string(options.prompt), 1 / best, "tokens/s");
+  }
   if (options.Wants("prefill")) {
     transformer::Workspace workspace;
     double best = std::numeric_limits<double>::infinity();
@@ -388,7 +397,7 @@ int main(int argc, char** argv) {
   benchmarks::Options options;
   CLI::App app("Speed of the language model's engine");
   app.add_option("--model", options.model, "a GPT-2 directory; without it, GPT-2 124M's geometry with random weights");
-  app.add_option("--only", options.only, "sections: memory, batch, prefill, attention, resident");
+  app.add_option("--only", options.only, "sections: memory, batch, prefill, decode, attention, resident");
   app.add_option("--weights", options.weights, "fp32, bf16, int8")->capture_default_str();
   app.add_option("--cache", options.cache, "fp32, fp16, int8 or int4")->capture_default_str();
   app.add_option("--threads", options.threads)->capture_default_str();
