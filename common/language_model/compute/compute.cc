@@ -25,9 +25,13 @@ void Pause() {
 #endif
 }
 
-// Where input i of an output's lane lies in a panel of pairs.
+// Where input i of one of a group's outputs lies: values, and pairs of them.
+constexpr std::size_t kTogether = kPanelsTogether * kPanel;
+std::size_t Index(std::size_t i, std::size_t lane) {
+  return i * kTogether + lane;
+}
 std::size_t PairedIndex(std::size_t i, std::size_t lane) {
-  return (i / 2 * kPanel + lane) * 2 + i % 2;
+  return (i / 2 * kTogether + lane) * 2 + i % 2;
 }
 
 std::uint16_t ToBf16(float value) {
@@ -124,11 +128,17 @@ AlignedBytes::AlignedBytes(std::size_t bytes) : size_(bytes) {
   if (data == nullptr) std::abort();  // out of memory
   if (large) ::madvise(data, rounded, MADV_HUGEPAGE);
   std::memset(data, 0, bytes);
-  data_.reset(data);
+  data_ = std::shared_ptr<std::uint8_t>(data, std::free);
 }
 
-void AlignedBytes::Free::operator()(std::uint8_t* data) const {
-  std::free(data);
+AlignedBytes::AlignedBytes(std::size_t bytes, const std::shared_ptr<Arena>& arena) {
+  if (arena == nullptr || Arena::Share(bytes) > arena->bytes_.size() - arena->taken_) {
+    *this = AlignedBytes(bytes);
+    return;
+  }
+  size_ = bytes;
+  data_ = std::shared_ptr<std::uint8_t>(arena, arena->bytes_.as<std::uint8_t>() + arena->taken_);
+  arena->taken_ += Arena::Share(bytes);
 }
 
 std::string_view WeightTypeName(WeightType type) {
@@ -150,14 +160,14 @@ Result<WeightType> ParseWeightType(std::string_view name) {
   return Fail(Code::kInvalidArgument, "weight type: expected fp32, bf16 or int8, found \"" + std::string(name) + "\"");
 }
 
-std::size_t Matrix::panel_bytes() const {
+std::size_t Matrix::group_bytes() const {
   switch (type_) {
     case WeightType::kF32:
-      return inputs_ * kPanel * sizeof(float);
+      return inputs_ * kTogether * sizeof(float);
     case WeightType::kBf16:
-      return RoundUp(inputs_, 2) * kPanel * sizeof(std::uint16_t);
+      return RoundUp(inputs_, 2) * kTogether * sizeof(std::uint16_t);
     case WeightType::kInt8:
-      return RoundUp(inputs_, 2) * kPanel;
+      return RoundUp(inputs_, 2) * kTogether;
   }
   return 0;
 }
@@ -167,39 +177,47 @@ std::size_t Matrix::bytes() const {
 }
 
 Matrix Matrix::Pack(WeightType type, std::size_t inputs, std::size_t outputs, std::span<const float> weights,
-                    std::span<const float> bias) {
-  return PackStrided(type, inputs, outputs, weights.data(), outputs, 1, bias);
+                    std::span<const float> bias, const std::shared_ptr<Arena>& arena) {
+  return PackStrided(type, inputs, outputs, weights.data(), outputs, 1, bias, arena);
 }
 
 Matrix Matrix::PackTransposed(WeightType type, std::size_t inputs, std::size_t outputs, std::span<const float> weights,
-                              std::span<const float> bias) {
-  return PackStrided(type, inputs, outputs, weights.data(), 1, inputs, bias);
+                              std::span<const float> bias, const std::shared_ptr<Arena>& arena) {
+  return PackStrided(type, inputs, outputs, weights.data(), 1, inputs, bias, arena);
+}
+
+std::size_t Matrix::Share(WeightType type, std::size_t inputs, std::size_t outputs) {
+  Matrix matrix;
+  matrix.type_ = type;
+  matrix.inputs_ = inputs;
+  return Arena::Share(RoundUp(outputs, kTogether) / kTogether * matrix.group_bytes());
 }
 
 Matrix Matrix::PackStrided(WeightType type, std::size_t inputs, std::size_t outputs, const float* weights,
-                           std::size_t input_stride, std::size_t output_stride, std::span<const float> bias) {
+                           std::size_t input_stride, std::size_t output_stride, std::span<const float> bias,
+                           const std::shared_ptr<Arena>& arena) {
   Matrix matrix;
   matrix.type_ = type;
   matrix.inputs_ = inputs;
   matrix.outputs_ = outputs;
-  const std::size_t padded = RoundUp(outputs, kPanel);
-  matrix.panels_ = AlignedBytes(padded / kPanel * matrix.panel_bytes());
+  const std::size_t padded = RoundUp(outputs, kTogether);
+  matrix.panels_ = AlignedBytes(padded / kTogether * matrix.group_bytes(), arena);
   matrix.bias_.assign(padded, 0.0f);
   std::copy(bias.begin(), bias.end(), matrix.bias_.begin());
   if (type == WeightType::kInt8) matrix.scales_.assign(padded, 0.0f);
   for (std::size_t output = 0; output < outputs; ++output) {
     const float* from = weights + output * output_stride;
-    std::uint8_t* panel = matrix.panels_.as<std::uint8_t>() + output / kPanel * matrix.panel_bytes();
-    const std::size_t lane = output % kPanel;
+    std::uint8_t* group = matrix.panels_.as<std::uint8_t>() + output / kTogether * matrix.group_bytes();
+    const std::size_t lane = output % kTogether;
     switch (type) {
       case WeightType::kF32:
         for (std::size_t i = 0; i < inputs; ++i) {
-          reinterpret_cast<float*>(panel)[i * kPanel + lane] = from[i * input_stride];
+          reinterpret_cast<float*>(group)[Index(i, lane)] = from[i * input_stride];
         }
         break;
       case WeightType::kBf16:
         for (std::size_t i = 0; i < inputs; ++i) {
-          reinterpret_cast<std::uint16_t*>(panel)[PairedIndex(i, lane)] = ToBf16(from[i * input_stride]);
+          reinterpret_cast<std::uint16_t*>(group)[PairedIndex(i, lane)] = ToBf16(from[i * input_stride]);
         }
         break;
       case WeightType::kInt8: {
@@ -208,7 +226,7 @@ Matrix Matrix::PackStrided(WeightType type, std::size_t inputs, std::size_t outp
         const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
         matrix.scales_[output] = largest / 127.0f;
         for (std::size_t i = 0; i < inputs; ++i) {
-          reinterpret_cast<std::int8_t*>(panel)[PairedIndex(i, lane)] =
+          reinterpret_cast<std::int8_t*>(group)[PairedIndex(i, lane)] =
               static_cast<std::int8_t>(std::lrint(from[i * input_stride] * inverse));
         }
         break;
@@ -219,21 +237,21 @@ Matrix Matrix::PackStrided(WeightType type, std::size_t inputs, std::size_t outp
 }
 
 void Matrix::CopyOutput(std::size_t output, std::span<float> out) const {
-  const std::uint8_t* panel = panels_.as<std::uint8_t>() + output / kPanel * panel_bytes();
-  const std::size_t lane = output % kPanel;
+  const std::uint8_t* group = panels_.as<std::uint8_t>() + output / kTogether * group_bytes();
+  const std::size_t lane = output % kTogether;
   for (std::size_t i = 0; i < inputs_; ++i) {
     switch (type_) {
       case WeightType::kF32:
-        out[i] = reinterpret_cast<const float*>(panel)[i * kPanel + lane];
+        out[i] = reinterpret_cast<const float*>(group)[Index(i, lane)];
         break;
       case WeightType::kBf16:
         out[i] =
-            std::bit_cast<float>(std::uint32_t{reinterpret_cast<const std::uint16_t*>(panel)[PairedIndex(i, lane)]}
+            std::bit_cast<float>(std::uint32_t{reinterpret_cast<const std::uint16_t*>(group)[PairedIndex(i, lane)]}
                                  << 16);
         break;
       case WeightType::kInt8:
         out[i] =
-            static_cast<float>(reinterpret_cast<const std::int8_t*>(panel)[PairedIndex(i, lane)]) * scales_[output];
+            static_cast<float>(reinterpret_cast<const std::int8_t*>(group)[PairedIndex(i, lane)]) * scales_[output];
         break;
     }
   }
@@ -256,7 +274,8 @@ void Multiply(const Matrix& matrix, const float* x, std::size_t rows, float* y, 
     job.row_scales = scratch.scales.data();
   }
   const std::size_t panels = RoundUp(matrix.outputs(), kPanel) / kPanel;
-  const std::size_t per_task = RoundUp(std::clamp<std::size_t>(kTaskBytes / matrix.panel_bytes(), 1, 64), kPanelsAtOnce);
+  const std::size_t per_task =
+      std::clamp<std::size_t>(kTaskBytes / matrix.group_bytes(), 1, 16) * kPanelsTogether;
   pool.ForEach((panels + per_task - 1) / per_task, [&](std::size_t task, unsigned) {
     PanelJob part = job;
     part.first = task * per_task;

@@ -26,6 +26,8 @@ namespace holo::compute {
 
 // Columns that a kernel computes together, on every machine.
 inline constexpr std::size_t kPanel = 16;
+// Panels whose weights lie interleaved, so that one row reads one stream: several short ones were a third slower.
+inline constexpr std::size_t kPanelsTogether = 4;
 // Tokens whose keys are attended to together.
 inline constexpr std::size_t kTileTokens = 32;
 
@@ -74,12 +76,17 @@ class ThreadPool {
   std::atomic<bool> ending_{false};
 };
 
-// Float32 at an address that is a multiple of 64, zero at first. Large ones lie in large pages where the system has
-// them.
+class Arena;
+
+// Bytes at an address that is a multiple of 64, zero at first. Large ones lie in large pages where the system has them.
 class AlignedBytes {
  public:
   AlignedBytes() = default;
   explicit AlignedBytes(std::size_t bytes);
+  // From the arena, which lives on with them; of their own where it is null or has no room.
+  AlignedBytes(std::size_t bytes, const std::shared_ptr<Arena>& arena);
+  AlignedBytes(AlignedBytes&&) = default;
+  AlignedBytes& operator=(AlignedBytes&&) = default;
 
   [[nodiscard]] std::size_t size() const { return size_; }
   template <typename T>
@@ -92,11 +99,23 @@ class AlignedBytes {
   }
 
  private:
-  struct Free {
-    void operator()(std::uint8_t* data) const;
-  };
   std::size_t size_ = 0;
-  std::unique_ptr<std::uint8_t, Free> data_;
+  std::shared_ptr<std::uint8_t> data_;
+};
+
+// One piece of memory for many buffers that live as long as each other: a model's matrices in large pages, which alone
+// would be too small for them. (Reading bf16 weights of 5 MB each once was half as fast from small pages.) Used by one
+// thread at a time.
+class Arena {
+ public:
+  explicit Arena(std::size_t bytes) : bytes_(bytes) {}
+  // What a buffer takes of it.
+  [[nodiscard]] static constexpr std::size_t Share(std::size_t bytes) { return RoundUp(bytes, 64); }
+
+ private:
+  friend class AlignedBytes;
+  AlignedBytes bytes_;
+  std::size_t taken_ = 0;
 };
 
 enum class WeightType : std::uint8_t {
@@ -122,10 +141,14 @@ class Matrix {
   Matrix() = default;
   // `weights` is [inputs, outputs], as GPT-2 stores its matrices; `bias` is [outputs] or empty.
   [[nodiscard]] static Matrix Pack(WeightType type, std::size_t inputs, std::size_t outputs,
-                                   std::span<const float> weights, std::span<const float> bias);
+                                   std::span<const float> weights, std::span<const float> bias,
+                                   const std::shared_ptr<Arena>& arena = nullptr);
   // `weights` is [outputs, inputs], as an embedding is stored.
   [[nodiscard]] static Matrix PackTransposed(WeightType type, std::size_t inputs, std::size_t outputs,
-                                             std::span<const float> weights, std::span<const float> bias);
+                                             std::span<const float> weights, std::span<const float> bias,
+                                             const std::shared_ptr<Arena>& arena = nullptr);
+  // Of an arena.
+  [[nodiscard]] static std::size_t Share(WeightType type, std::size_t inputs, std::size_t outputs);
 
   [[nodiscard]] std::size_t inputs() const { return inputs_; }
   [[nodiscard]] std::size_t outputs() const { return outputs_; }
@@ -135,15 +158,22 @@ class Matrix {
   // The weights of one output as float32: a row of an embedding. `out` has `inputs` values.
   void CopyOutput(std::size_t output, std::span<float> out) const;
 
-  // Panel p holds outputs 16 p .. 16 p + 15: float [inputs, 16]; bf16 or int8 [inputs / 2, 16, 2], rounded up.
-  [[nodiscard]] const AlignedBytes& panels() const { return panels_; }
-  [[nodiscard]] std::size_t panel_bytes() const;
+  // Panel p holds outputs 16 p .. 16 p + 15, and four panels a group: float [inputs, 4, 16]; bf16 or int8
+  // [inputs / 2, 4, 16, 2], rounded up. `Unit` is a float, or a pair as uint32 or uint16: where the panel's first unit
+  // lies; those of the next input, or pair of inputs, are kPanelsTogether * kPanel units further.
+  template <typename Unit>
+  [[nodiscard]] const Unit* Panel(std::size_t panel) const {
+    return panels_.as<Unit>() + panel / kPanelsTogether * (group_bytes() / sizeof(Unit)) +
+           panel % kPanelsTogether * kPanel;
+  }
+  [[nodiscard]] std::size_t group_bytes() const;
   [[nodiscard]] std::span<const float> scales() const { return scales_; }  // [outputs rounded up], int8 only
   [[nodiscard]] std::span<const float> bias() const { return bias_; }      // [outputs rounded up]
 
  private:
   static Matrix PackStrided(WeightType type, std::size_t inputs, std::size_t outputs, const float* weights,
-                            std::size_t input_stride, std::size_t output_stride, std::span<const float> bias);
+                            std::size_t input_stride, std::size_t output_stride, std::span<const float> bias,
+                            const std::shared_ptr<Arena>& arena);
 
   WeightType type_ = WeightType::kF32;
   std::size_t inputs_ = 0;

@@ -57,8 +57,7 @@ template <typename Kind, std::size_t kRows, std::size_t kPanels>
 HOLO_DOT_PRODUCTS void Block(const PanelJob& job, std::size_t panel, std::size_t row) {
   const Matrix& matrix = *job.matrix;
   const std::size_t inputs = RoundUp(matrix.inputs(), 2);
-  const std::size_t panel_size = inputs / 2 * kPanel;
-  const auto* weights = matrix.panels().as<typename Kind::Weight>() + panel * panel_size;
+  const auto* weights = matrix.Panel<typename Kind::Weight>(panel);
   const std::int16_t* x = job.rounded + row * inputs;
   typename Kind::Sum sums[kRows][kPanels];
 #pragma GCC unroll 8
@@ -69,7 +68,7 @@ HOLO_DOT_PRODUCTS void Block(const PanelJob& job, std::size_t panel, std::size_t
   for (std::size_t i = 0; i < inputs / 2; ++i) {
     __m512i loaded[kPanels];
 #pragma GCC unroll 8
-    for (std::size_t p = 0; p < kPanels; ++p) loaded[p] = Kind::Load(weights + p * panel_size + i * kPanel);
+    for (std::size_t p = 0; p < kPanels; ++p) loaded[p] = Kind::Load(weights + (i * kPanelsTogether + p) * kPanel);
 #pragma GCC unroll 8
     for (std::size_t r = 0; r < kRows; ++r) {
       std::int32_t pair = 0;
@@ -109,7 +108,7 @@ template <typename Kind>
 void Panels(const PanelJob& job) {
   std::size_t panel = job.first;
   if (job.rows == 1) {
-    for (; panel + kPanelsAtOnce <= job.last; panel += kPanelsAtOnce) Block<Kind, 1, kPanelsAtOnce>(job, panel, 0);
+    for (; panel + kPanelsTogether <= job.last; panel += kPanelsTogether) Block<Kind, 1, kPanelsTogether>(job, panel, 0);
   }
   for (; panel + 2 <= job.last; panel += 2) Rows<Kind, 2>(job, panel);
   for (; panel < job.last; ++panel) Rows<Kind, 1>(job, panel);

@@ -136,8 +136,7 @@ HWY_INLINE void FloatBlock(const PanelJob& job, std::size_t panel, std::size_t r
   const F32 d;
   const Matrix& matrix = *job.matrix;
   const std::size_t inputs = matrix.inputs();
-  const std::size_t panel_size = inputs * kPanel;
-  const float* HWY_RESTRICT weights = matrix.panels().as<float>() + panel * panel_size;
+  const float* HWY_RESTRICT weights = matrix.Panel<float>(panel);
   const float* HWY_RESTRICT x = job.x + row * job.x_stride;
   VF sums[kRows][kPanels][kVectors];
   for (auto& of_row : sums) {
@@ -149,7 +148,7 @@ HWY_INLINE void FloatBlock(const PanelJob& job, std::size_t panel, std::size_t r
     VF loaded[kPanels][kVectors];
     for (std::size_t p = 0; p < kPanels; ++p) {
       for (std::size_t v = 0; v < kVectors; ++v) {
-        loaded[p][v] = hn::LoadU(d, weights + p * panel_size + i * kPanel + v * kLanes);
+        loaded[p][v] = hn::LoadU(d, weights + (i * kPanelsTogether + p) * kPanel + v * kLanes);
       }
     }
     for (std::size_t r = 0; r < kRows; ++r) {
@@ -176,8 +175,7 @@ HWY_INLINE void Bf16Block(const PanelJob& job, std::size_t panel, std::size_t ro
   const auto odd_half = hn::Set(u32, 0xFFFF0000u);
   const Matrix& matrix = *job.matrix;
   const std::size_t inputs = RoundUp(matrix.inputs(), 2);
-  const std::size_t panel_size = inputs * kPanel / 2;  // in pairs
-  const std::uint32_t* HWY_RESTRICT weights = matrix.panels().as<std::uint32_t>() + panel * panel_size;
+  const std::uint32_t* HWY_RESTRICT weights = matrix.Panel<std::uint32_t>(panel);
   const std::int16_t* HWY_RESTRICT x = job.rounded + row * inputs;
   VF sums[kRows][kPanels][kVectors];
   for (auto& of_row : sums) {
@@ -190,7 +188,7 @@ HWY_INLINE void Bf16Block(const PanelJob& job, std::size_t panel, std::size_t ro
     VF odd[kPanels][kVectors];
     for (std::size_t p = 0; p < kPanels; ++p) {
       for (std::size_t v = 0; v < kVectors; ++v) {
-        const auto pair = hn::LoadU(u32, weights + p * panel_size + i * kPanel + v * kLanes);
+        const auto pair = hn::LoadU(u32, weights + (i * kPanelsTogether + p) * kPanel + v * kLanes);
         even[p][v] = hn::BitCast(d, hn::ShiftLeft<16>(pair));
         odd[p][v] = hn::BitCast(d, hn::And(pair, odd_half));
       }
@@ -224,8 +222,7 @@ HWY_INLINE void Int8Block(const PanelJob& job, std::size_t panel, std::size_t ro
   const hn::Rebind<std::int8_t, I16> i8;
   const Matrix& matrix = *job.matrix;
   const std::size_t inputs = RoundUp(matrix.inputs(), 2);
-  const std::size_t panel_size = inputs * kPanel;
-  const std::int8_t* HWY_RESTRICT weights = matrix.panels().as<std::int8_t>() + panel * panel_size;
+  const auto* HWY_RESTRICT weights = reinterpret_cast<const std::int8_t*>(matrix.Panel<std::uint16_t>(panel));
   const std::int16_t* HWY_RESTRICT x = job.rounded + row * inputs;
   // Some targets put products of even and odd positions into two sums.
   VI even[kRows][kPanels][kVectors];
@@ -239,7 +236,7 @@ HWY_INLINE void Int8Block(const PanelJob& job, std::size_t panel, std::size_t ro
     hn::Vec<I16> loaded[kPanels][kVectors];
     for (std::size_t p = 0; p < kPanels; ++p) {
       for (std::size_t v = 0; v < kVectors; ++v) {
-        loaded[p][v] = hn::PromoteTo(i16, hn::LoadU(i8, weights + p * panel_size + i * kPanel + v * 2 * kLanes));
+        loaded[p][v] = hn::PromoteTo(i16, hn::LoadU(i8, weights + ((i / 2 * kPanelsTogether + p) * kPanel + v * kLanes) * 2));
       }
     }
     for (std::size_t r = 0; r < kRows; ++r) {
@@ -302,7 +299,7 @@ void Rows(const PanelJob& job, std::size_t panel) {
 void Panels(const PanelJob& job) {
   std::size_t panel = job.first;
   if (job.rows == 1) {
-    for (; panel + kPanelsAtOnce <= job.last; panel += kPanelsAtOnce) Block<1, kPanelsAtOnce>(job, panel, 0);
+    for (; panel + kPanelsTogether <= job.last; panel += kPanelsTogether) Block<1, kPanelsTogether>(job, panel, 0);
   }
   for (; panel + kPanelsOfRows <= job.last; panel += kPanelsOfRows) Rows<kPanelsOfRows>(job, panel);
   for (; panel < job.last; ++panel) Rows<1>(job, panel);

@@ -8,10 +8,12 @@
 namespace holo::compute::plain {
 namespace {
 
+constexpr std::size_t kTogether = kPanelsTogether * kPanel;
+
 // Sums of one output over all inputs, in order.
 float DotF32(const float* panel, std::size_t inputs, const float* x) {
   float sum = 0;
-  for (std::size_t i = 0; i < inputs; ++i) sum += x[i] * panel[i * kPanel];
+  for (std::size_t i = 0; i < inputs; ++i) sum += x[i] * panel[i * kTogether];
   return sum;
 }
 
@@ -22,8 +24,8 @@ float FromBf16(std::uint16_t bits) {
 float DotBf16(const std::uint16_t* panel, std::size_t inputs, const std::int16_t* x) {
   float sum = 0;
   for (std::size_t i = 0; i < inputs; i += 2) {
-    sum += FromBf16(static_cast<std::uint16_t>(x[i])) * FromBf16(panel[i * kPanel]);
-    sum += FromBf16(static_cast<std::uint16_t>(x[i + 1])) * FromBf16(panel[i * kPanel + 1]);
+    sum += FromBf16(static_cast<std::uint16_t>(x[i])) * FromBf16(panel[i * kTogether]);
+    sum += FromBf16(static_cast<std::uint16_t>(x[i + 1])) * FromBf16(panel[i * kTogether + 1]);
   }
   return sum;
 }
@@ -31,7 +33,7 @@ float DotBf16(const std::uint16_t* panel, std::size_t inputs, const std::int16_t
 std::int32_t DotInt8(const std::int8_t* panel, std::size_t inputs, const std::int16_t* x) {
   std::int32_t sum = 0;
   for (std::size_t i = 0; i < inputs; i += 2) {
-    sum += panel[i * kPanel] * x[i] + panel[i * kPanel + 1] * x[i + 1];
+    sum += panel[i * kTogether] * x[i] + panel[i * kTogether + 1] * x[i + 1];
   }
   return sum;
 }
@@ -43,20 +45,20 @@ void MultiplyPanels(const PanelJob& job) {
   const std::size_t inputs = matrix.inputs();
   const std::size_t padded = RoundUp(inputs, 2);
   for (std::size_t output = job.first * kPanel; output < std::min(job.last * kPanel, matrix.outputs()); ++output) {
-    const std::uint8_t* panel = matrix.panels().as<std::uint8_t>() + output / kPanel * matrix.panel_bytes();
+    const std::size_t panel = output / kPanel;
     const std::size_t lane = output % kPanel;
     for (std::size_t row = 0; row < job.rows; ++row) {
       float sum = 0;
       switch (matrix.type()) {
         case WeightType::kF32:
-          sum = DotF32(reinterpret_cast<const float*>(panel) + lane, inputs, job.x + row * job.x_stride);
+          sum = DotF32(matrix.Panel<float>(panel) + lane, inputs, job.x + row * job.x_stride);
           break;
         case WeightType::kBf16:
-          sum = DotBf16(reinterpret_cast<const std::uint16_t*>(panel) + 2 * lane, padded, job.rounded + row * padded);
+          sum = DotBf16(reinterpret_cast<const std::uint16_t*>(matrix.Panel<std::uint32_t>(panel) + lane), padded, job.rounded + row * padded);
           break;
         case WeightType::kInt8:
           sum = static_cast<float>(
-              DotInt8(reinterpret_cast<const std::int8_t*>(panel) + 2 * lane, padded, job.rounded + row * padded));
+              DotInt8(reinterpret_cast<const std::int8_t*>(matrix.Panel<std::uint16_t>(panel) + lane), padded, job.rounded + row * padded));
           sum *= job.row_scales[row] * matrix.scales()[output];
           break;
       }

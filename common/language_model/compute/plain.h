@@ -5,7 +5,7 @@
 
 namespace holo::compute {
 
-// A part of one multiplication: panels first .. last - 1 for all rows.
+// A part of one multiplication: panels first .. last - 1 for all rows; `first` is a multiple of kPanelsTogether.
 struct PanelJob {
   const Matrix* matrix = nullptr;
   const float* x = nullptr;               // [rows, inputs], rows x_stride apart
@@ -20,9 +20,6 @@ struct PanelJob {
   std::size_t first = 0;
   std::size_t last = 0;
 };
-
-// Panels that are read together where there is one row: parts have a multiple of them.
-inline constexpr std::size_t kPanelsAtOnce = 4;
 
 // The largest magnitude that an activation is rounded to beside int8 weights.
 inline constexpr float kRoundedMax = 2047.0f;

@@ -36,10 +36,21 @@ void Fold(const std::vector<float>& gain, const std::vector<float>& shift, std::
   for (std::size_t o = 0; o < outputs; ++o) bias[o] = static_cast<float>(sums[o]);
 }
 
-Result<Matrix> LoadMatrix(WeightType type, const weights::Tensor& weight, const weights::Tensor& bias) {
+Result<Matrix> LoadMatrix(WeightType type, const weights::Tensor& weight, const weights::Tensor& bias,
+                          const std::shared_ptr<compute::Arena>& arena) {
   HOLO_ASSIGN_OR_RETURN(const std::vector<float> values, weights::ToFloat(weight));
   HOLO_ASSIGN_OR_RETURN(const std::vector<float> biases, weights::ToFloat(bias));
-  return Matrix::Pack(type, weight.shape[0], weight.shape[1], values, biases);
+  return Matrix::Pack(type, weight.shape[0], weight.shape[1], values, biases, arena);
+}
+
+// What all matrices of a model take.
+std::size_t MatrixBytes(const weights::Gpt2Config& config, WeightType type) {
+  const std::size_t width = config.width;
+  const std::size_t head = Matrix::Share(type, width, config.vocabulary);
+  const std::size_t layer = 2 * Matrix::Share(type, width, width) + Matrix::Share(type, width, 2 * width) +
+                            Matrix::Share(type, width, config.inner_width) +
+                            Matrix::Share(type, config.inner_width, width);
+  return (config.tied_head ? 1 : 2) * head + config.layers * layer;
 }
 
 }  // namespace
@@ -77,13 +88,14 @@ Result<std::shared_ptr<const Model>> Model::Create(const weights::Gpt2Weights& w
   auto model = std::shared_ptr<Model>(new Model());
   model->config_ = config;
   const std::size_t width = config.width;
+  const auto arena = std::make_shared<compute::Arena>(MatrixBytes(config, type));
   {
     HOLO_ASSIGN_OR_RETURN(const std::vector<float> values, weights::ToFloat(weights.wte));
-    model->embedding_ = Matrix::PackTransposed(type, width, config.vocabulary, values, {});
+    model->embedding_ = Matrix::PackTransposed(type, width, config.vocabulary, values, {}, arena);
   }
   if (!config.tied_head) {
     HOLO_ASSIGN_OR_RETURN(const std::vector<float> values, weights::ToFloat(weights.head));
-    model->untied_head_ = Matrix::PackTransposed(type, width, config.vocabulary, values, {});
+    model->untied_head_ = Matrix::PackTransposed(type, width, config.vocabulary, values, {}, arena);
   }
   HOLO_ASSIGN_OR_RETURN(model->positions_, weights::ToFloat(weights.wpe));
   HOLO_ASSIGN_OR_RETURN(model->final_gain_, weights::ToFloat(weights.ln_f_weight));
@@ -92,7 +104,7 @@ Result<std::shared_ptr<const Model>> Model::Create(const weights::Gpt2Weights& w
     Layer layer;
     {
       HOLO_ASSIGN_OR_RETURN(AttentionWeights attention, LoadAttention(from));
-      layer.queries = Matrix::Pack(type, width, width, attention.queries, attention.query_bias);
+      layer.queries = Matrix::Pack(type, width, width, attention.queries, attention.query_bias, arena);
       std::vector<float> both(2 * width * width);
       for (std::size_t i = 0; i < width; ++i) {
         std::copy_n(attention.keys.data() + i * width, width, both.data() + 2 * i * width);
@@ -100,7 +112,7 @@ Result<std::shared_ptr<const Model>> Model::Create(const weights::Gpt2Weights& w
       }
       std::vector<float> bias = attention.key_bias;
       bias.insert(bias.end(), attention.value_bias.begin(), attention.value_bias.end());
-      layer.keys_and_values = Matrix::Pack(type, width, 2 * width, both, bias);
+      layer.keys_and_values = Matrix::Pack(type, width, 2 * width, both, bias, arena);
     }
     {
       HOLO_ASSIGN_OR_RETURN(const std::vector<float> gain, weights::ToFloat(from.ln_2_weight));
@@ -108,10 +120,11 @@ Result<std::shared_ptr<const Model>> Model::Create(const weights::Gpt2Weights& w
       HOLO_ASSIGN_OR_RETURN(std::vector<float> matrix, weights::ToFloat(from.fc_weight));
       HOLO_ASSIGN_OR_RETURN(std::vector<float> bias, weights::ToFloat(from.fc_bias));
       Fold(gain, shift, matrix, bias);
-      layer.fc = Matrix::Pack(type, width, config.inner_width, matrix, bias);
+      layer.fc = Matrix::Pack(type, width, config.inner_width, matrix, bias, arena);
     }
-    HOLO_ASSIGN_OR_RETURN(layer.projection, LoadMatrix(type, from.projection_weight, from.projection_bias));
-    HOLO_ASSIGN_OR_RETURN(layer.fc_projection, LoadMatrix(type, from.fc_projection_weight, from.fc_projection_bias));
+    HOLO_ASSIGN_OR_RETURN(layer.projection, LoadMatrix(type, from.projection_weight, from.projection_bias, arena));
+    HOLO_ASSIGN_OR_RETURN(layer.fc_projection,
+                          LoadMatrix(type, from.fc_projection_weight, from.fc_projection_bias, arena));
     model->layers_.push_back(std::move(layer));
   }
   return model;
@@ -166,11 +179,14 @@ void Model::RunLayer(std::size_t index, std::span<const Sequence> sequences, std
   const std::size_t width = config_.width;
   float* const hidden = workspace.hidden.data();
   float* const normalised = workspace.normalised.data();
+  constexpr std::size_t kRowsPerTask = 16;
   const auto normalise = [&] {
-    for (std::size_t row = 0; row < rows; ++row) {
-      compute::NormaliseRow(hidden + row * width, width, config_.layer_norm_epsilon, nullptr, nullptr,
-                            normalised + row * width);
-    }
+    pool.ForEach((rows + kRowsPerTask - 1) / kRowsPerTask, [&](std::size_t task, unsigned) {
+      for (std::size_t row = task * kRowsPerTask; row < std::min(rows, (task + 1) * kRowsPerTask); ++row) {
+        compute::NormaliseRow(hidden + row * width, width, config_.layer_norm_epsilon, nullptr, nullptr,
+                              normalised + row * width);
+      }
+    });
   };
   normalise();
   float* const queries = workspace.queries.data();
