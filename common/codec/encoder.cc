@@ -72,6 +72,7 @@ class Analysis {
                             planes[0].samples.size());
     }
     for (Plane& plane : planes) {
+      if (!header_.lapped) break;
       transform::LapColumnsForward(plane, level.patch_px);
       transform::LapRowsForward(plane, level.patch_px, row == 0 ? level.patch_px : half);
     }
@@ -250,6 +251,7 @@ Result<std::vector<CodedTile>> CodeTiles(const pixels::Picture& picture, const c
       const container::Level& next = header.levels[l + 1];
       for (Plane& plane : means) {
         ExtendEdges(plane, next.width, next.height);
+        if (!header.lapped) continue;
         transform::LapColumnsForward(plane, next.patch_px);
         transform::LapRowsForward(plane, next.patch_px, next.patch_px);
       }
@@ -673,6 +675,21 @@ Result<Trial> EncodeNearLossless(const pixels::Picture& picture, BasisPlan plan,
                                           std::to_string(samples) + " further off");
 }
 
+// Whether most samples are what their left neighbours are: a screen or a drawing, not something that was photographed.
+bool LooksDrawn(const pixels::Picture& picture) {
+  const std::size_t pixel_bytes = picture.row_bytes() / picture.width();
+  std::uint64_t same = 0;
+  std::uint64_t all = 0;
+  for (std::uint32_t y = 0; y < picture.height(); y += 4) {
+    const std::uint8_t* row = picture.bytes().data() + y * picture.row_bytes();
+    for (std::uint32_t x = 1; x < picture.width(); ++x, ++all) {
+      const std::uint8_t* pixel = row + x * pixel_bytes;
+      same += std::equal(pixel, pixel + pixel_bytes, pixel - pixel_bytes) ? 1 : 0;
+    }
+  }
+  return 2 * same > all;
+}
+
 // A basis for this picture alone: rows that vary less than quantisation would keep are left out.
 Result<std::shared_ptr<const basis::Basis>> TrainOwn(const pixels::Picture& picture, float step) {
   const pixels::Layout& layout = picture.layout();
@@ -707,9 +724,22 @@ Result<Encoded> Encode(const pixels::Picture& picture, const EncodeOptions& opti
                                             std::to_string(options.k));
   }
   const bool near_lossless = options.quality == 100 && !options.max_bytes;
-  const auto encode = [&](BasisPlan plan) {
-    return near_lossless ? EncodeNearLossless(picture, std::move(plan), options)
-                         : EncodeWith(picture, std::move(plan), options, {StepAtQuality(options.quality)});
+  const auto encode_once = [&](const BasisPlan& plan) {
+    return near_lossless ? EncodeNearLossless(picture, plan, options)
+                         : EncodeWith(picture, plan, options, {StepAtQuality(options.quality)});
+  };
+  // Hard edges between flat areas cost less where no filter spreads them.
+  const bool drawn = options.statistics == nullptr && LooksDrawn(picture);
+  const auto encode = [&](BasisPlan plan) -> Result<Trial> {
+    HOLO_ASSIGN_OR_RETURN(Trial lapped, encode_once(plan));
+    if (!drawn) return lapped;
+    plan.header.lapped = false;
+    HOLO_ASSIGN_OR_RETURN(Trial plain, encode_once(plan));
+    // With a limit in bytes the steps differ, so costs cannot be compared.
+    const bool better = options.max_bytes
+                            ? plain.encoded.statistics.estimated_psnr_db > lapped.encoded.statistics.estimated_psnr_db
+                            : plain.cost < lapped.cost;
+    return better ? std::move(plain) : std::move(lapped);
   };
   switch (options.basis_choice) {
     case BasisChoice::kGiven: {

@@ -94,11 +94,12 @@ Result<AssetHeader> ParseBody(bytes::ByteReader& reader) {
   HOLO_ASSIGN_OR_RETURN(header.layout.channels,
                         ReadLimited<std::uint32_t>(reader, 1, pixels::kMaxChannels, "channels"));
   HOLO_ASSIGN_OR_RETURN(const std::uint8_t flags, reader.ReadU8());
-  if ((flags & 0xC0) != 0) return Fail(Code::kDataLoss, "asset header: expected reserved flags to be 0");
+  if ((flags & 0x80) != 0) return Fail(Code::kDataLoss, "asset header: expected reserved flags to be 0");
   header.layout.sample_type = static_cast<pixels::SampleType>(flags & 1);
   header.layout.has_alpha = (flags & 2) != 0;
   header.layout.color_model = static_cast<pixels::ColorModel>(flags >> 2 & 3);
   header.color_transform = static_cast<ColorTransform>(flags >> 4 & 3);
+  header.lapped = (flags & 0x40) == 0;
   if (auto valid = pixels::Validate(header.layout); !valid) return Fail(Code::kDataLoss, valid.error().message);
   if (header.color_transform != ColorTransform::kNone &&
       (header.color_transform != ColorTransform::kYCbCr || header.layout.color_model != pixels::ColorModel::kRgb)) {
@@ -290,9 +291,10 @@ std::vector<std::uint8_t> SerializeHeader(const AssetHeader& header) {
   body.WriteVarint(header.layout.width);
   body.WriteVarint(header.layout.height);
   body.WriteVarint(header.layout.channels);
-  body.WriteU8(static_cast<std::uint8_t>(
-      static_cast<unsigned>(header.layout.sample_type) | (header.layout.has_alpha ? 2u : 0u) |
-      static_cast<unsigned>(header.layout.color_model) << 2 | static_cast<unsigned>(header.color_transform) << 4));
+  body.WriteU8(
+      static_cast<std::uint8_t>(static_cast<unsigned>(header.layout.sample_type) | (header.layout.has_alpha ? 2u : 0u) |
+                                static_cast<unsigned>(header.layout.color_model) << 2 |
+                                static_cast<unsigned>(header.color_transform) << 4 | (header.lapped ? 0u : 0x40u)));
   body.WriteU8(header.metadata.source_orientation);
   body.WriteF32(header.base_step);
   body.WriteF32(header.visual_weight);

@@ -75,6 +75,7 @@ struct AssetHeader {
   pixels::Layout layout;
   pixels::Metadata metadata;
   ColorTransform color_transform = ColorTransform::kNone;
+  bool lapped = true;          // samples are filtered across the borders of patches: see codec/FORMAT.md
   float base_step = 1.0f;      // quantiser step of level 0, in sample units
   float visual_weight = 0.0f;  // how much coarser fine detail is quantised: see codec/FORMAT.md; 0: not at all
   std::uint32_t layer_count = 1;

@@ -97,6 +97,7 @@ class LevelRows {
       : renderer_(renderer), level_(renderer.LevelAt(level)), level_index_(level), window_(window) {
     shape_.patch_px = level_.patch_px >> reduction;
     shape_.reduction = reduction;
+    shape_.lapped = renderer.state_.header.lapped;
     patches_ = PatchesOf(level_, reduction, window);
     shape_.columns = patches_.width();
     const std::uint32_t patch_rows = strip_patch_rows();
@@ -201,7 +202,8 @@ class LevelRows {
     const std::uint32_t height = level_.patches_y * px;
     const auto channels = static_cast<std::uint32_t>(row_pointers_.size());
     const bool first = top == patches_.y0 * px;
-    for (std::uint32_t y = first ? top + px : top; y < std::min(top + transform::kStripRows, height); y += px) {
+    for (std::uint32_t y = first ? top + px : top; shape_.lapped && y < std::min(top + transform::kStripRows, height);
+         y += px) {
       for (std::uint32_t c = 0; c < channels; ++c) {
         float* above[4];
         float* below[4];

@@ -238,7 +238,7 @@ void StripOf(const StripShape& shape, const LapMatrix& matrix, const PatchSum* p
     for (std::size_t row = 0; row < kStripRows / kPx; ++row) {
       SynthesisePatch<kPx>(patches[row * shape.columns + column], shape.row_stride, to + row * kPx);
     }
-    if (column > 0) FilterColumns<kHalf>(matrix, to);
+    if (column > 0 && shape.lapped) FilterColumns<kHalf>(matrix, to);
   }
   for (std::size_t x = 0; x < shape.padded_width(); x += 8) Transpose(scratch + x * kStripRows, out + x, out_stride);
 }

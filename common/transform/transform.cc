@@ -217,7 +217,7 @@ void SynthesiseStrip(const StripShape& shape, const PatchSum* patches, float* /*
     }
   }
   const LapMatrix* matrix = LapInverse(shape.patch_px, shape.reduction);
-  if (matrix == nullptr) return;
+  if (matrix == nullptr || !shape.lapped) return;
   for (std::size_t y = 0; y < kStripRows; ++y) {
     for (std::size_t x = px; x < shape.width(); x += px) FilterInRow(*matrix, out + y * out_stride, x);
   }

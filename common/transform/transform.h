@@ -87,6 +87,7 @@ struct StripShape {
   std::uint32_t columns = 0;    // patches side by side
   std::uint32_t patch_px = 8;   // after reduction: 8, 4 or 2
   std::uint32_t reduction = 0;  // patch_px is 8 or 4, divided by 2^reduction
+  bool lapped = true;           // whether there is a filter to undo
   std::size_t row_stride = 0;   // floats from one of PatchSum::rows to the next
 
   [[nodiscard]] std::uint32_t width() const { return columns * patch_px; }

@@ -169,6 +169,49 @@ TEST_CASE("quality 100 refuses a basis that cannot show the picture") {
   CHECK(refused.error().code == Code::kInvalidArgument);
 }
 
+// Flat areas with straight edges, as on a screen.
+Picture Drawing() {
+  Picture picture = Picture::Create({300, 300, 3, SampleType::kU8, ColorModel::kRgb, false}).value();
+  std::mt19937 random(6);
+  for (int i = 0; i < 60; ++i) {
+    const std::uint32_t left = random() % 290;
+    const std::uint32_t top = random() % 290;
+    const auto colour = static_cast<std::uint32_t>(random());
+    for (std::uint32_t y = top; y < std::min(top + 50, 300u); ++y) {
+      for (std::uint32_t x = left; x < std::min(left + 70, 300u); ++x) {
+        for (std::uint32_t c = 0; c < 3; ++c) picture.Set(x, y, c, colour >> (8 * c) & 255);
+      }
+    }
+  }
+  return picture;
+}
+
+TEST_CASE("drawings are coded without the lapped filter, photographs with it") {
+  const std::vector<std::uint8_t> file = Encode(Drawing(), Universal(80)).value().file;
+  CHECK_FALSE(OpenFile(file).header().lapped);
+  CHECK(quality::Psnr(Drawing(), Decode(file)).value() > 35);
+  const Picture scene = Scene({300, 300, 3, SampleType::kU8, ColorModel::kRgb, false});
+  CHECK(OpenFile(Encode(scene, Universal(80)).value().file).header().lapped);
+}
+
+TEST_CASE("without the lapped filter windows and smaller scales show the same picture") {
+  const AssetReader reader = OpenFile(Encode(Drawing(), Universal(80)).value().file);
+  REQUIRE_FALSE(reader.header().lapped);
+  Decoder decoder = Decoder::Create(reader.header(), ResolverOf(reader)).value();
+  REQUIRE(AddAll(decoder, reader).has_value());
+  for (const std::uint32_t scale_log2 : {0u, 1u, 3u}) {
+    CAPTURE(scale_log2);
+    const Picture whole = render::Render(decoder, {{}, scale_log2, 0}).value();
+    const pixels::Rect region{104, 56, 128, 88};
+    const Picture window = render::Render(decoder, {region, scale_log2, 0}).value();
+    const Picture same = whole
+                             .Crop({region.x >> scale_log2, region.y >> scale_log2, region.width >> scale_log2,
+                                    region.height >> scale_log2})
+                             .value();
+    CHECK(LargestError(window, same) == 0);
+  }
+}
+
 TEST_CASE("metadata survives") {
   Picture original = Scene({40, 30, 3, SampleType::kU8, ColorModel::kRgb, false});
   original.metadata().icc_profile = {1, 2, 3, 4, 5};

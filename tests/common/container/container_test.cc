@@ -71,6 +71,11 @@ TEST_CASE("a header's bytes give the header back") {
   const AssetHeader header = SmallHeader();
   const AssetHeader parsed = ParseHeader(SerializeHeader(header)).value();
   CHECK(parsed.layout == header.layout);
+  CHECK(parsed.lapped);
+  AssetHeader unlapped = SmallHeader();
+  unlapped.lapped = false;
+  const std::vector<std::uint8_t> serialised = SerializeHeader(unlapped);
+  CHECK_FALSE(ParseHeader(serialised).value().lapped);
   CHECK(parsed.metadata == header.metadata);
   CHECK(parsed.base_step == header.base_step);
   CHECK(parsed.layer_count == header.layer_count);

@@ -124,6 +124,10 @@ TEST_CASE("strips are the same with every kind of vector instructions") {
         CAPTURE(columns);
         const StripInput input(columns, size.px, size.reduction);
         CHECK(input.Run(SynthesiseStrip) == input.Run(plain::SynthesiseStrip));
+        StripInput unlapped(columns, size.px, size.reduction);
+        unlapped.shape.lapped = false;
+        CHECK(unlapped.Run(SynthesiseStrip) == unlapped.Run(plain::SynthesiseStrip));
+        CHECK((unlapped.Run(SynthesiseStrip) == input.Run(SynthesiseStrip)) == (columns == 1));
       }
     }
   });
