@@ -6,6 +6,7 @@
 #include <grpcpp/health_check_service_interface.h>
 
 #include <algorithm>
+#include <condition_variable>
 #include <mutex>
 #include <utility>
 
@@ -23,19 +24,43 @@ constexpr std::size_t kMaxPageSize = 1000;
   return {static_cast<::grpc::StatusCode>(ToGrpcCode(error.code)), error.message};
 }
 
+// Counts calls whose OnDone() has not returned yet: grpc::Server::Wait() may return a moment before the last of them.
+class LiveCalls {
+ public:
+  void Add() {
+    const std::lock_guard lock(mutex_);
+    ++count_;
+  }
+  void Remove() {
+    const std::lock_guard lock(mutex_);
+    if (--count_ == 0) none_left_.notify_all();
+  }
+  void WaitForNone() {
+    std::unique_lock lock(mutex_);
+    none_left_.wait(lock, [this] { return count_ == 0; });
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable none_left_;
+  std::size_t count_ = 0;  // guarded by mutex_
+};
+
 // One call of Streaming.Session. It owns itself until OnDone; callbacks of the stream hold it weakly. One read and one
 // write are in flight at most, and no lock is held while gRPC or the stream is called.
 class SessionReactor final : public ::grpc::ServerBidiReactor<v1::ClientMessage, v1::ServerMessage>,
                              public std::enable_shared_from_this<SessionReactor> {
  public:
-  static SessionReactor* Make(::grpc::CallbackServerContext* context, streaming::Service& service) {
-    const auto reactor = std::make_shared<SessionReactor>(context);
+  static SessionReactor* Make(::grpc::CallbackServerContext* context, streaming::Service& service, LiveCalls& live) {
+    const auto reactor = std::make_shared<SessionReactor>(context, live);
     reactor->self_ = reactor;
     reactor->Begin(service);
     return reactor.get();
   }
 
-  explicit SessionReactor(::grpc::CallbackServerContext* context) : context_(context) {}
+  SessionReactor(::grpc::CallbackServerContext* context, LiveCalls& live) : context_(context), live_(live) {
+    live_.Add();
+  }
 
   void OnReadDone(bool ok) override {
     if (!ok) {
@@ -74,7 +99,10 @@ class SessionReactor final : public ::grpc::ServerBidiReactor<v1::ClientMessage,
 
   void OnDone() override {
     if (stream_) stream_->Disconnect();
-    const std::shared_ptr<SessionReactor> last = std::move(self_);
+    stream_.reset();  // its service may be gone once live_ says so
+    LiveCalls& live = live_;
+    self_.reset();  // *this may be gone from here on
+    live.Remove();
   }
 
  private:
@@ -151,7 +179,8 @@ class SessionReactor final : public ::grpc::ServerBidiReactor<v1::ClientMessage,
   }
 
   ::grpc::CallbackServerContext* context_;
-  std::shared_ptr<streaming::Stream> stream_;  // constant after Begin()
+  LiveCalls& live_;                            // outlives this: Server::Stop() waits
+  std::shared_ptr<streaming::Stream> stream_;  // constant from Begin() to OnDone()
   v1::ClientMessage incoming_;                 // gRPC's between StartRead and OnReadDone
   v1::ServerMessage outgoing_;                 // gRPC's between StartWrite and OnWriteDone
 
@@ -170,7 +199,7 @@ class StreamingService final : public v1::Streaming::CallbackService {
 
   ::grpc::ServerBidiReactor<v1::ClientMessage, v1::ServerMessage>* Session(
       ::grpc::CallbackServerContext* context) override {
-    return SessionReactor::Make(context, service_);
+    return SessionReactor::Make(context, service_, live_);
   }
 
   ::grpc::ServerUnaryReactor* ListAssets(::grpc::CallbackServerContext* context, const v1::ListAssetsRequest* request,
@@ -194,9 +223,12 @@ class StreamingService final : public v1::Streaming::CallbackService {
     return reactor;
   }
 
+  void WaitForNone() { live_.WaitForNone(); }
+
  private:
   assets::Store& store_;
   streaming::Service& service_;
+  LiveCalls live_;
 };
 
 }  // namespace
@@ -259,6 +291,7 @@ void Server::Stop(std::chrono::system_clock::time_point deadline) {
   if (!state_->server) return;
   state_->server->Shutdown(deadline);
   state_->server->Wait();
+  state_->service.WaitForNone();
   state_->server.reset();
 }
 
