@@ -50,8 +50,8 @@ struct Calibrated {
     return std::sqrt(error / energy);
   }
   std::vector<float> Logits(const std::shared_ptr<const kv_cache::Scheme>& scheme,
-                            std::span<const std::uint32_t> tokens, std::size_t per_call) const {
-    ThreadPool pool(2);
+                            std::span<const std::uint32_t> tokens, std::size_t per_call, unsigned threads = 2) const {
+    ThreadPool pool(threads);
     transformer::Workspace workspace;
     kv_cache::Cache cache(scheme);
     std::vector<float> all;
@@ -109,6 +109,8 @@ TEST_CASE("a latent sequence gives the same bits in one call and token by token"
   const std::vector<float> at_once = calibrated.Logits(scheme, tokens, 75);
   CHECK(calibrated.Logits(scheme, tokens, 1) == at_once);
   CHECK(calibrated.Logits(scheme, tokens, 10) == at_once);
+  CHECK(calibrated.Logits(scheme, tokens, 75, 1) == at_once);
+  CHECK(calibrated.Logits(scheme, tokens, 7, 3) == at_once);
 }
 
 TEST_CASE("a stored sequence takes what was asked for, and gives the same bits parked and restored") {
@@ -126,6 +128,8 @@ TEST_CASE("a stored sequence takes what was asked for, and gives the same bits p
     const std::vector<float> at_once = calibrated.Logits(scheme, tokens, 75);
     CHECK(calibrated.Logits(scheme, tokens, 1) == at_once);
     CHECK(calibrated.Logits(scheme, tokens, 10) == at_once);
+    CHECK(calibrated.Logits(scheme, tokens, 75, 1) == at_once);
+    CHECK(calibrated.Logits(scheme, tokens, 7, 3) == at_once);
     const double error = calibrated.Error(scheme);
     CHECK(error > last);
     last = error;
