@@ -9,6 +9,7 @@
 #include "common/language_model/kv_cache/kv_cache.h"
 #include "common/plain/plain.h"
 #include "common/protocol/protocol.h"
+#include "tests/common/language_model/gguf/gguf_files.h"
 #include "tests/common/language_model/weights/model_files.h"
 
 namespace {
@@ -137,6 +138,34 @@ void WriteWeights() {
   Write("weights/config", {config.begin(), config.end()});
 }
 
+void WriteGguf() {
+  using gguf::ValueType;
+  testing::GgufWriter values;
+  values.AddKey("u8", ValueType::kU8);
+  values.values().WriteU8(1);
+  values.AddKey("i16", ValueType::kI16);
+  values.values().WriteU16(0xFFFE);
+  values.AddF32("f32", 1.5f);
+  values.AddKey("i64", ValueType::kI64);
+  values.values().WriteU64(7);
+  values.AddArray("nested", ValueType::kArray, 1);
+  values.values().WriteU32(static_cast<std::uint32_t>(ValueType::kBool));
+  values.values().WriteU64(2);
+  values.values().WriteU16(1);
+  Write("gguf/values", values.File());
+  testing::GgufWriter tensors(2);
+  tensors.AddString("general.architecture", "llama");
+  tensors.AddU32("general.alignment", 16);
+  tensors.SetAlignment(16);
+  tensors.AddStrings("tokenizer.ggml.tokens", {"a", "b"});
+  tensors.AddI32s("tokenizer.ggml.token_type", {1, 3});
+  for (const gguf::Type type : gguf::kTypes) {
+    const std::size_t elements = gguf::BlockElements(type);
+    tensors.AddTensor(gguf::TypeName(type), {1, elements}, gguf::TypeNumber(type), Bytes(gguf::BlockBytes(type), 60));
+  }
+  Write("gguf/tensors", tensors.File());
+}
+
 // Without the digests at their ends, which the fuzz target computes.
 void WriteCaches() {
   const auto write = [](const std::string& name, Bytes bytes) {
@@ -224,6 +253,7 @@ int main(int argc, char** argv) {
   WriteSession(rgb_file);
   WriteTokenizers();
   WriteWeights();
+  WriteGguf();
   WriteCaches();
 
   plain::Options plain_options;
