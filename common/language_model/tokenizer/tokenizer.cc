@@ -104,6 +104,7 @@ struct Tokenizer::Tables {
     std::uint32_t bytes = 0;
     bool is_token = false;
     bool is_special = false;
+    bool is_in_alphabet = false;  // text can be made of it
   };
 
   PreTokenizer pre_tokenizer = PreTokenizer::kGpt2;
@@ -113,7 +114,14 @@ struct Tokenizer::Tables {
   MergeTable merges;
   // Words that are one token in the end. Open addressing, at most half full.
   std::vector<TokenId> whole_words;
+  std::size_t longest_whole_word = kMaxWholeWordBytes;
+  bool ignores_merges = false;
   std::map<std::string, TokenId, std::less<>> special;
+  std::vector<std::size_t> special_lengths;  // each once, the longest first
+  std::array<bool, 256> begins_special{};    // by first byte
+  std::optional<TokenId> begin_token;
+  std::optional<TokenId> end_token;
+  bool wants_begin_token = false;
 
   [[nodiscard]] std::string_view Bytes(TokenId id) const {
     if (id >= tokens.size()) return {};
@@ -152,7 +160,7 @@ Result<void> Tokenizer::Tables::Add(const Definition::Token& token, std::string_
     return problem("expected a number of its own, found that " + std::to_string(token.id) + " is also " +
                    Quoted(Bytes(token.id)));
   }
-  entry = {static_cast<std::uint32_t>(text.size()), static_cast<std::uint32_t>(bytes.size()), true, is_special};
+  entry = {static_cast<std::uint32_t>(text.size()), static_cast<std::uint32_t>(bytes.size()), true, is_special, false};
   text += bytes;
   return {};
 }
@@ -163,7 +171,13 @@ void Tokenizer::Tables::FindWholeWords() {
   std::vector<TokenId> parts;
   for (TokenId id = 0; id < tokens.size(); ++id) {
     const std::string_view bytes = Bytes(id);
-    if (!tokens[id].is_token || tokens[id].is_special || bytes.size() > kMaxWholeWordBytes) continue;
+    if (!tokens[id].is_token || tokens[id].is_special || !tokens[id].is_in_alphabet) continue;
+    if (ignores_merges) {
+      longest_whole_word = std::max(longest_whole_word, bytes.size());
+      whole_words[WholeWordSlot(bytes)] = id;
+      continue;
+    }
+    if (bytes.size() > kMaxWholeWordBytes) continue;
     parts.clear();
     MergeWord(bytes, workspace, parts);
     if (parts.size() == 1 && parts[0] == id) whole_words[WholeWordSlot(bytes)] = id;
@@ -173,11 +187,14 @@ void Tokenizer::Tables::FindWholeWords() {
 void Tokenizer::Tables::MergeWord(std::string_view word, Workspace& workspace, std::vector<TokenId>& out) const {
   std::vector<Workspace::Symbol>& symbols = workspace.symbols;
   std::vector<std::uint64_t>& heap = workspace.heap;
-  const auto count = static_cast<std::uint32_t>(word.size());
-  symbols.resize(count);
+  symbols.resize(word.size());
   heap.clear();
-  for (std::uint32_t i = 0; i < count; ++i) {
-    symbols[i] = {of_byte[static_cast<std::uint8_t>(word[i])], i + 1, i == 0 ? kNone : i - 1, kNone, 0};
+  std::uint32_t count = 0;
+  for (const char byte : word) {
+    const TokenId id = of_byte[static_cast<std::uint8_t>(byte)];
+    if (id == kNone) continue;
+    symbols[count] = {id, count + 1, count == 0 ? kNone : count - 1, kNone, 0};
+    ++count;
   }
   // Notes how the symbol merges with the next one; true if it does.
   const auto note = [&](std::uint32_t at) {
@@ -219,6 +236,7 @@ Tokenizer::~Tokenizer() = default;
 Result<Tokenizer> Tokenizer::Create(const Definition& definition, std::string_view name) {
   auto tables = std::make_unique<Tables>();
   tables->pre_tokenizer = definition.pre_tokenizer;
+  tables->ignores_merges = definition.ignores_merges;
   if (definition.merges.size() > kMaxMerges) {
     return Fail(Code::kDataLoss, std::string(name) + ": expected at most " + std::to_string(kMaxMerges) +
                                      " merges, found " + std::to_string(definition.merges.size()));
@@ -229,7 +247,12 @@ Result<Tokenizer> Tokenizer::Create(const Definition& definition, std::string_vi
     if (!tables->special.emplace(token.text, token.id).second) {
       return Fail(Code::kDataLoss, std::string(name) + ": special token " + Quoted(token.text) + ": expected once");
     }
+    tables->begins_special[static_cast<std::uint8_t>(token.text[0])] = true;
+    tables->special_lengths.push_back(token.text.size());
   }
+  std::sort(tables->special_lengths.begin(), tables->special_lengths.end(), std::greater<>());
+  tables->special_lengths.erase(std::unique(tables->special_lengths.begin(), tables->special_lengths.end()),
+                                tables->special_lengths.end());
   std::unordered_map<std::string_view, TokenId> by_text;
   by_text.reserve(definition.tokens.size());
   for (const Definition::Token& token : definition.tokens) {
@@ -239,17 +262,20 @@ Result<Tokenizer> Tokenizer::Create(const Definition& definition, std::string_vi
     const auto special = tables->special.find(token.text);
     if (special != tables->special.end() && special->second == token.id) continue;
     // A text with other characters than the alphabet's is what it says; no merge leads to it.
-    HOLO_RETURN_IF_ERROR(tables->Add(token, BytesOfAlphabet(token.text).value_or(token.text), false, name));
+    const std::optional<std::string> bytes = BytesOfAlphabet(token.text);
+    HOLO_RETURN_IF_ERROR(tables->Add(token, bytes.value_or(token.text), false, name));
+    tables->tokens[token.id].is_in_alphabet = bytes.has_value();
   }
   for (std::uint32_t byte = 0; byte < 256; ++byte) {
     const std::string character = AlphabetOfByte(static_cast<std::uint8_t>(byte));
     const auto found = by_text.find(character);
-    if (found == by_text.end()) {
-      return Fail(Code::kDataLoss, std::string(name) + ": expected a token for every byte, found none for byte " +
-                                       std::to_string(byte) + " (" + Quoted(character) +
-                                       "): this is no byte-level vocabulary");
+    tables->of_byte[byte] = found == by_text.end() ? kNone : found->second;
+    const bool is_common = (byte >= 0x20 && byte < 0x7F) || byte == '\n';
+    if (found == by_text.end() && is_common) {
+      return Fail(Code::kDataLoss,
+                  std::string(name) + ": expected a token for every printable byte, found none for byte " +
+                      std::to_string(byte) + " (" + Quoted(character) + "): this is no byte-level vocabulary");
     }
-    tables->of_byte[byte] = found->second;
   }
 
   tables->merges.Reserve(definition.merges.size());
@@ -272,6 +298,15 @@ Result<Tokenizer> Tokenizer::Create(const Definition& definition, std::string_vi
     tables->merges.Insert(left_id, right_id, rank, result_id);
   }
   tables->FindWholeWords();
+  for (const auto& [role, id] : {std::pair("begin", definition.begin_token), {"end", definition.end_token}}) {
+    if (id && (*id >= tables->tokens.size() || !tables->tokens[*id].is_token)) {
+      return Fail(Code::kDataLoss, std::string(name) + ": " + role + " token: expected the number of a token, found " +
+                                       std::to_string(*id));
+    }
+  }
+  tables->begin_token = definition.begin_token;
+  tables->end_token = definition.end_token;
+  tables->wants_begin_token = definition.wants_begin_token;
   return Tokenizer(std::move(tables));
 }
 
@@ -286,7 +321,7 @@ void Tokenizer::Encode(std::string_view text, std::vector<TokenId>& out) const {
   while (!text.empty()) {
     const std::string_view word = text.substr(0, std::min(FirstWord(tables_->pre_tokenizer, text), kMaxWordBytes));
     text.remove_prefix(word.size());
-    if (word.size() <= kMaxWholeWordBytes) {
+    if (word.size() <= tables_->longest_whole_word) {
       const TokenId whole = tables_->whole_words[tables_->WholeWordSlot(word)];
       if (whole != kNone) {
         out.push_back(whole);
@@ -303,6 +338,39 @@ std::vector<TokenId> Tokenizer::Encode(std::string_view text) const {
   return ids;
 }
 
+void Tokenizer::EncodeWithSpecial(std::string_view text, std::vector<TokenId>& out) const {
+  std::size_t begin = 0;  // of the text that is not encoded yet
+  for (std::size_t at = 0; at < text.size();) {
+    std::size_t found = 0;
+    if (tables_->begins_special[static_cast<std::uint8_t>(text[at])]) {
+      for (const std::size_t length : tables_->special_lengths) {
+        if (length > text.size() - at) continue;
+        const auto special = tables_->special.find(text.substr(at, length));
+        if (special == tables_->special.end()) continue;
+        Encode(text.substr(begin, at - begin), out);
+        out.push_back(special->second);
+        found = length;
+        begin = at + length;
+        break;
+      }
+    }
+    at += std::max<std::size_t>(found, 1);
+  }
+  Encode(text.substr(begin), out);
+}
+
+std::optional<TokenId> Tokenizer::begin_token() const {
+  return tables_->begin_token;
+}
+
+std::optional<TokenId> Tokenizer::end_token() const {
+  return tables_->end_token;
+}
+
+bool Tokenizer::wants_begin_token() const {
+  return tables_->wants_begin_token;
+}
+
 std::string_view Tokenizer::Bytes(TokenId id) const {
   return tables_->Bytes(id);
 }
@@ -313,6 +381,12 @@ bool Tokenizer::IsToken(TokenId id) const {
 
 bool Tokenizer::IsSpecial(TokenId id) const {
   return id < tables_->tokens.size() && tables_->tokens[id].is_special;
+}
+
+std::optional<TokenId> Tokenizer::TokenOfByte(std::uint8_t byte) const {
+  const TokenId id = tables_->of_byte[byte];
+  if (id == kNone) return std::nullopt;
+  return id;
 }
 
 std::optional<TokenId> Tokenizer::SpecialToken(std::string_view text) const {

@@ -2,13 +2,17 @@
 //
 // A text is split into words by the pre-tokenizer's pattern; each word's bytes are the first symbols, and of all
 // neighbouring pairs of symbols the one that stands first in the list of merges becomes one symbol, until none is in
-// the list. Every byte has a token, so any bytes encode, and Decode gives exactly those bytes back.
+// the list. Where every byte has a token, as in GPT-2, Decode gives exactly the bytes back that were encoded. A
+// vocabulary may lack bytes that are not printable ASCII or a line feed (SmolLM2 has 21 such: control characters and
+// bytes that begin no assigned character); they are left out of the text before it is merged, as by Hugging Face's
+// tokenizers.
 //
 // What is not UTF-8 has no reference behaviour; here each byte that belongs to no character counts as a character that
 // is neither letter, number nor space.
 //
 // Special tokens (<|endoftext|>, <|im_start|>) never come out of Encode: the text "<|endoftext|>" is seven ordinary
-// tokens of GPT-2. Who builds a prompt puts them in by number (SpecialToken).
+// tokens of GPT-2. Who builds a prompt puts them in by number (SpecialToken), or has them recognised in a text of their
+// own (EncodeWithSpecial).
 //
 // A Tokenizer is constant after construction and may be used from any thread; a StreamDecoder by one at a time.
 #pragma once
@@ -23,6 +27,7 @@
 #include <utility>
 #include <vector>
 
+#include "common/language_model/gguf/gguf.h"
 #include "common/status/status.h"
 
 namespace holo::tokenizer {
@@ -38,6 +43,11 @@ inline constexpr std::uint64_t kMaxFileBytes = std::uint64_t{64} << 20;
 enum class PreTokenizer : std::uint8_t {
   // 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
   kGpt2,
+  // The same, after every \p{N} has become a word of its own, so that \s+(?!\S) also ends before one.
+  kSmolLm2,
+  // (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|
+  // \s+(?!\S)|\s+, in one line. Case is ignored as Unicode has it: U+017F is an s.
+  kLlama3,
 };
 
 // What a tokenizer is made of, whichever file it came from.
@@ -53,6 +63,13 @@ struct Definition {
   // Written as they are; never produced from text. They may, but need not, be in `tokens` too.
   std::vector<Token> special_tokens;
   PreTokenizer pre_tokenizer = PreTokenizer::kGpt2;
+  // A word that is a token as a whole is that token, whatever its merges would make of it (Llama 3).
+  bool ignores_merges = false;
+  // Tokens before the first and after the last of a text, and whether the model was trained to have the first one
+  // before every text. For whoever builds prompts: Encode adds neither.
+  std::optional<TokenId> begin_token;
+  std::optional<TokenId> end_token;
+  bool wants_begin_token = false;
 };
 
 class Tokenizer {
@@ -67,8 +84,15 @@ class Tokenizer {
                                                         std::string_view name);
 
   // Hugging Face's tokenizer.json. Added tokens are special. kUnimplemented, by name, for what is no byte-level BPE
-  // (SentencePiece, WordPiece), another pre-tokenizer, and options that change the tokens.
+  // (SentencePiece, WordPiece), another pre-tokenizer, and options that change the tokens. It does not say which tokens
+  // begin and end a text.
   [[nodiscard]] static Result<Tokenizer> FromTokenizerJson(std::span<const std::uint8_t> json, std::string_view name);
+
+  // Of a GGUF file's metadata (tokenizer.ggml.*), which it does not keep. Control, unknown and unused tokens are
+  // special; without types of tokens, those of FromVocabulary. kUnimplemented, by name, for SentencePiece and other
+  // kinds, for a pre-tokenizer that is not one of PreTokenizer, and for tokens that would have to be searched for in
+  // the text; kInvalidArgument for missing metadata.
+  [[nodiscard]] static Result<Tokenizer> FromGguf(const gguf::File& file);
 
   // kDataLoss, naming what is wrong: a byte without token, a merge whose parts or result are no token, a number or text
   // twice, a token that is too long. `name` stands before every message.
@@ -86,11 +110,21 @@ class Tokenizer {
   void Encode(std::string_view text, std::vector<TokenId>& out) const;
   [[nodiscard]] std::vector<TokenId> Encode(std::string_view text) const;
 
+  // The same where special tokens, as they are written, become themselves, the longest one first. Only for texts that
+  // the program or its operator wrote: whoever else writes in it can put in any special token.
+  void EncodeWithSpecial(std::string_view text, std::vector<TokenId>& out) const;
+
+  // As the file or the definition says; nothing where it does not.
+  [[nodiscard]] std::optional<TokenId> begin_token() const;
+  [[nodiscard]] std::optional<TokenId> end_token() const;
+  [[nodiscard]] bool wants_begin_token() const;
+
   // The bytes that the token stands for, which need not be whole characters; special tokens as they are written. Empty
   // for numbers that are no token. Valid as long as the tokenizer.
   [[nodiscard]] std::string_view Bytes(TokenId id) const;
   [[nodiscard]] bool IsToken(TokenId id) const;
   [[nodiscard]] bool IsSpecial(TokenId id) const;
+  [[nodiscard]] std::optional<TokenId> TokenOfByte(std::uint8_t byte) const;
   // By its text ("<|endoftext|>").
   [[nodiscard]] std::optional<TokenId> SpecialToken(std::string_view text) const;
 

@@ -1,4 +1,4 @@
-// The files that hold a tokenizer: vocab.json with merges.txt, and tokenizer.json.
+// The files that hold a tokenizer: vocab.json with merges.txt, tokenizer.json, and the metadata of a GGUF file.
 #include <unordered_set>
 #include <utility>
 
@@ -135,6 +135,9 @@ Result<Definition> ParseVocabularyFiles(std::span<const std::uint8_t> vocab_json
   return definition;
 }
 
+constexpr const char* kLlama3Pattern =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+
 // Reads tokenizer.json.
 class TokenizerJson {
  public:
@@ -148,11 +151,12 @@ class TokenizerJson {
     // The oldest files leave out the type.
     HOLO_RETURN_IF_ERROR(Expect(model, "model.", "type", {"BPE", nullptr}));
     HOLO_RETURN_IF_ERROR(Expect(model, "model.", "byte_fallback", {false, nullptr}));
-    HOLO_RETURN_IF_ERROR(Expect(model, "model.", "ignore_merges", {false, nullptr}));
+    HOLO_RETURN_IF_ERROR(Expect(model, "model.", "ignore_merges", {false, true, nullptr}));
     HOLO_RETURN_IF_ERROR(Expect(model, "model.", "continuing_subword_prefix", {"", nullptr}));
     HOLO_RETURN_IF_ERROR(Expect(model, "model.", "end_of_word_suffix", {"", nullptr}));
     HOLO_RETURN_IF_ERROR(Expect(root_, "", "normalizer", {nullptr}));
     Definition definition;
+    definition.ignores_merges = At(model, "ignore_merges") == true;
     HOLO_ASSIGN_OR_RETURN(definition.pre_tokenizer, ParsePreTokenizer());
     HOLO_ASSIGN_OR_RETURN(definition.tokens, ParseVocabulary(At(model, "vocab"), name_ + ": model.vocab"));
     HOLO_ASSIGN_OR_RETURN(definition.merges, ParseMergesJson(At(model, "merges"), name_));
@@ -171,16 +175,43 @@ class TokenizerJson {
                                           " for a byte-level BPE like GPT-2's, found " + Shown(found));
   }
 
+  // ByteLevel; or two in a Sequence: Digits or Split, and then ByteLevel.
   [[nodiscard]] Result<PreTokenizer> ParsePreTokenizer() const {
     const Json& pre_tokenizer = At(root_, "pre_tokenizer");
     if (!pre_tokenizer.is_object()) {
       return Fail(Code::kUnimplemented,
                   name_ + ": \"pre_tokenizer\": expected ByteLevel, found " + Shown(pre_tokenizer));
     }
-    HOLO_RETURN_IF_ERROR(Expect(pre_tokenizer, "pre_tokenizer.", "type", {"ByteLevel"}));
-    HOLO_RETURN_IF_ERROR(Expect(pre_tokenizer, "pre_tokenizer.", "add_prefix_space", {false}));
-    HOLO_RETURN_IF_ERROR(Expect(pre_tokenizer, "pre_tokenizer.", "use_regex", {true, nullptr}));
-    return PreTokenizer::kGpt2;
+    if (At(pre_tokenizer, "type") != "Sequence") {
+      HOLO_RETURN_IF_ERROR(ExpectByteLevel(pre_tokenizer, "pre_tokenizer.", {true, nullptr}));
+      return PreTokenizer::kGpt2;
+    }
+    const Json& parts = At(pre_tokenizer, "pretokenizers");
+    if (!parts.is_array() || parts.size() != 2 || !parts[0].is_object() || !parts[1].is_object()) {
+      return Fail(
+          Code::kUnimplemented,
+          name_ + ": \"pre_tokenizer.pretokenizers\": expected Digits or Split, then ByteLevel, found " + Shown(parts));
+    }
+    const std::string first = "pre_tokenizer.pretokenizers[0].";
+    const std::string second = "pre_tokenizer.pretokenizers[1].";
+    if (At(parts[0], "type") == "Digits") {
+      HOLO_RETURN_IF_ERROR(Expect(parts[0], first, "individual_digits", {true}));
+      HOLO_RETURN_IF_ERROR(ExpectByteLevel(parts[1], second, {true, nullptr}));
+      return PreTokenizer::kSmolLm2;
+    }
+    HOLO_RETURN_IF_ERROR(Expect(parts[0], first, "type", {"Split"}));
+    HOLO_RETURN_IF_ERROR(Expect(parts[0], first, "pattern", {Json{{"Regex", kLlama3Pattern}}}));
+    HOLO_RETURN_IF_ERROR(Expect(parts[0], first, "behavior", {"Isolated"}));
+    HOLO_RETURN_IF_ERROR(Expect(parts[0], first, "invert", {false, nullptr}));
+    HOLO_RETURN_IF_ERROR(ExpectByteLevel(parts[1], second, {false}));
+    return PreTokenizer::kLlama3;
+  }
+
+  [[nodiscard]] Result<void> ExpectByteLevel(const Json& part, const std::string& path,
+                                             std::initializer_list<Json> use_regex) const {
+    HOLO_RETURN_IF_ERROR(Expect(part, path, "type", {"ByteLevel"}));
+    HOLO_RETURN_IF_ERROR(Expect(part, path, "add_prefix_space", {false}));
+    return Expect(part, path, "use_regex", use_regex);
   }
 
   [[nodiscard]] Result<std::vector<Definition::Token>> ParseAddedTokens() const {
@@ -210,7 +241,95 @@ class TokenizerJson {
   std::string name_;
 };
 
+// Types of tokens in tokenizer.ggml.token_type.
+enum GgufTokenType : std::int64_t { kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kUnused = 5, kByte = 6 };
+
+Result<PreTokenizer> GgufPreTokenizer(const gguf::File& file) {
+  struct Row {
+    std::string_view name;
+    PreTokenizer pre_tokenizer;
+  };
+  constexpr Row kRows[] = {{"gpt-2", PreTokenizer::kGpt2},
+                           {"smollm", PreTokenizer::kSmolLm2},
+                           {"llama-bpe", PreTokenizer::kLlama3},
+                           {"llama3", PreTokenizer::kLlama3},
+                           {"llama-v3", PreTokenizer::kLlama3}};
+  HOLO_ASSIGN_OR_RETURN(const std::string_view found, file.String("tokenizer.ggml.pre"));
+  for (const Row& row : kRows) {
+    if (row.name == found) return row.pre_tokenizer;
+  }
+  return Fail(Code::kUnimplemented,
+              file.name() +
+                  ": key \"tokenizer.ggml.pre\": expected gpt-2, smollm, llama-bpe, llama3 or llama-v3, found \"" +
+                  ToValidUtf8(found.substr(0, 100)) + "\"");
+}
+
+Result<std::optional<TokenId>> GgufTokenRole(const gguf::File& file, std::string_view key) {
+  if (file.Find(key) == nullptr) return std::optional<TokenId>();
+  HOLO_ASSIGN_OR_RETURN(const std::uint64_t id, file.Unsigned(key, kMaxTokens - 1));
+  return std::optional<TokenId>(static_cast<TokenId>(id));
+}
+
+Result<Definition> DefinitionOfGguf(const gguf::File& file) {
+  HOLO_ASSIGN_OR_RETURN(const std::string_view model, file.String("tokenizer.ggml.model"));
+  if (model != "gpt2") {
+    return Fail(Code::kUnimplemented, file.name() +
+                                          ": key \"tokenizer.ggml.model\": expected gpt2, a byte-level BPE, found \"" +
+                                          ToValidUtf8(model.substr(0, 100)) + "\"" +
+                                          (model == "llama" ? ", a SentencePiece vocabulary" : ""));
+  }
+  Definition definition;
+  HOLO_ASSIGN_OR_RETURN(definition.pre_tokenizer, GgufPreTokenizer(file));
+  definition.ignores_merges = definition.pre_tokenizer == PreTokenizer::kLlama3;
+  HOLO_ASSIGN_OR_RETURN(const auto texts, file.Strings("tokenizer.ggml.tokens", kMaxTokens));
+  HOLO_ASSIGN_OR_RETURN(const auto merges, file.Strings("tokenizer.ggml.merges", kMaxMerges));
+  for (const std::string_view merge : merges) {
+    const std::string where =
+        file.name() + ": tokenizer.ggml.merges: entry " + std::to_string(definition.merges.size() + 1);
+    HOLO_ASSIGN_OR_RETURN(auto parts, ParseMerge(merge, where));
+    definition.merges.push_back(std::move(parts));
+  }
+  for (TokenId id = 0; id < texts.size(); ++id) definition.tokens.push_back({std::string(texts[id]), id});
+  if (file.Find("tokenizer.ggml.token_type") == nullptr) {
+    definition.special_tokens = FindSpecialTokens(definition);
+  } else {
+    HOLO_ASSIGN_OR_RETURN(const auto types, file.Integers("tokenizer.ggml.token_type", kMaxTokens));
+    if (types.size() != texts.size()) {
+      return Fail(Code::kDataLoss, file.name() + ": key \"tokenizer.ggml.token_type\": expected " +
+                                       std::to_string(texts.size()) + " types, one for each token, found " +
+                                       std::to_string(types.size()));
+    }
+    for (TokenId id = 0; id < types.size(); ++id) {
+      if (types[id] == kNormal) continue;
+      if (types[id] == kUnknown || types[id] == kControl || types[id] == kUnused) {
+        definition.special_tokens.push_back(definition.tokens[id]);
+        continue;
+      }
+      const std::string found = types[id] == kUserDefined
+                                    ? "a user-defined one (4), which would be searched for in texts"
+                                : types[id] == kByte ? "one that stands for a byte (6)"
+                                                     : std::to_string(types[id]);
+      return Fail(Code::kUnimplemented, file.name() + ": tokenizer.ggml.token_type: token " + std::to_string(id) +
+                                            " \"" + ToValidUtf8(texts[id].substr(0, 100)) +
+                                            "\": expected a normal, unknown, control or unused token, found " + found);
+    }
+  }
+  HOLO_ASSIGN_OR_RETURN(definition.begin_token, GgufTokenRole(file, "tokenizer.ggml.bos_token_id"));
+  HOLO_ASSIGN_OR_RETURN(definition.end_token, GgufTokenRole(file, "tokenizer.ggml.eos_token_id"));
+  // As llama.cpp has it where the file does not say.
+  definition.wants_begin_token = definition.pre_tokenizer == PreTokenizer::kLlama3;
+  if (file.Find("tokenizer.ggml.add_bos_token") != nullptr) {
+    HOLO_ASSIGN_OR_RETURN(definition.wants_begin_token, file.Bool("tokenizer.ggml.add_bos_token"));
+  }
+  return definition;
+}
+
 }  // namespace
+
+Result<Tokenizer> Tokenizer::FromGguf(const gguf::File& file) {
+  HOLO_ASSIGN_OR_RETURN(const Definition definition, DefinitionOfGguf(file));
+  return Create(definition, file.name());
+}
 
 Result<Tokenizer> Tokenizer::FromVocabulary(std::span<const std::uint8_t> vocab_json,
                                             std::span<const std::uint8_t> merges_txt, std::string_view name) {
