@@ -122,6 +122,19 @@ void WriteTokenizers() {
         {"vocab", vocabulary},
         {"merges", {"e r", "\u0120 t", nlohmann::json::array({"\u0120t", "h"}), "\u0120th er"}}}}};
   Write("tokenizer/tokenizer_json", Joined(0, whole.dump()));
+  testing::GgufWriter gguf;
+  std::vector<std::string> tokens(vocabulary.size());
+  for (const auto& [text, id] : vocabulary.items()) tokens[id.get<std::size_t>()] = text;
+  std::vector<std::int32_t> types(tokens.size(), 1);
+  types[260] = 3;
+  gguf.AddString("tokenizer.ggml.model", "gpt2");
+  gguf.AddString("tokenizer.ggml.pre", "llama-bpe");
+  gguf.AddStrings("tokenizer.ggml.tokens", tokens);
+  gguf.AddI32s("tokenizer.ggml.token_type", types);
+  gguf.AddStrings("tokenizer.ggml.merges", {"e r", "\u0120 t", "\u0120t h", "\u0120th er"});
+  gguf.AddU32("tokenizer.ggml.eos_token_id", 260);
+  const Bytes gguf_file = gguf.File();
+  Write("tokenizer/gguf", Joined(3, {gguf_file.begin(), gguf_file.end()}));
   Write("tokenizer/text", Joined(2, "There's   other text, they'll \u00e9rer 12\u00b2!\n\n  \U0001F600 \u65e5\u672c "));
   Write("tokenizer/no_text", Joined(2, "\xF0\x9F\x98 \xED\xA0\x80\xC0\xAF 's\xE2\x82"));
 }
