@@ -20,7 +20,7 @@ namespace {
 std::atomic<int> countdown_to_failure{0};
 std::atomic<int> injected_errno{0};
 
-// Stands before each system call of AtomicWrite: true if this one is to fail.
+// Stands before each system call of an atomic write: true if this one is to fail.
 bool Injected() {
   if (countdown_to_failure.load(std::memory_order_relaxed) <= 0) return false;
   if (countdown_to_failure.fetch_sub(1) != 1) return false;
@@ -199,6 +199,46 @@ Result<void> AtomicWrite(const std::filesystem::path& path, std::span<const std:
   const Descriptor folder(OpenRetrying(directory.c_str(), O_RDONLY | O_DIRECTORY));
   if (folder.get() >= 0) ::fsync(folder.get());
   return {};
+}
+
+Result<void> AtomicWriteDirectory(const std::filesystem::path& path, std::span<const NamedBytes> contents,
+                                  IfExists if_exists) {
+  // "model/" is "model".
+  std::filesystem::path target = path.filename().empty() ? path.parent_path() : path;
+  std::error_code error;
+  if (std::filesystem::is_symlink(target, error)) {
+    target = std::filesystem::canonical(path, error);
+    if (error) return tl::unexpected(FromErrno(error.value(), "follow the link", path));
+  }
+  if (target.filename().empty() || target.filename() == "." || target.filename() == "..") {
+    return Fail(Code::kInvalidArgument, "write " + path.string() + ": expected the name of a directory");
+  }
+  const bool is_there = std::filesystem::exists(target, error);
+  if (is_there && if_exists == IfExists::kFail) return tl::unexpected(FromErrno(EEXIST, "write", path));
+  if (is_there && !std::filesystem::is_directory(target, error)) {
+    return Fail(Code::kInvalidArgument, "write " + path.string() + ": expected a directory or a new name, found a file");
+  }
+  const std::filesystem::path parent = target.has_parent_path() ? target.parent_path() : ".";
+  const std::filesystem::path temporary = parent / TemporaryName(target.filename().string());
+  if (Injected() || ::mkdir(temporary.c_str(), 0777) != 0) return tl::unexpected(FromErrno(errno, "write", path));
+  const auto fill = [&]() -> Result<void> {
+    for (const NamedBytes& file : contents) {
+      HOLO_RETURN_IF_ERROR(AtomicWrite(temporary / file.name, file.bytes, IfExists::kFail));
+    }
+    const unsigned flags = is_there ? RENAME_EXCHANGE : RENAME_NOREPLACE;
+    if (Injected() || ::renameat2(AT_FDCWD, temporary.c_str(), AT_FDCWD, target.c_str(), flags) != 0) {
+      return tl::unexpected(FromErrno(errno, "write", path));
+    }
+    return {};
+  };
+  Result<void> filled = fill();
+  if (filled) {
+    const Descriptor folder(OpenRetrying(parent.c_str(), O_RDONLY | O_DIRECTORY));
+    if (folder.get() >= 0) ::fsync(folder.get());
+  }
+  // What was exchanged, or what could not be finished.
+  if (!filled || is_there) std::filesystem::remove_all(temporary, error);
+  return filled;
 }
 
 bool IsTemporaryName(const std::filesystem::path& path) {

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <memory>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -52,7 +53,17 @@ enum class IfExists : std::uint8_t { kReplace, kFail };
 [[nodiscard]] Result<void> AtomicWrite(const std::filesystem::path& path, std::span<const std::uint8_t> bytes,
                                        IfExists if_exists = IfExists::kReplace);
 
-// True for the names that AtomicWrite gives its temporary files; those who list a folder skip them.
+struct NamedBytes {
+  std::string name;  // of a file, without any folder
+  std::span<const std::uint8_t> bytes;
+};
+// The same for a new directory with these files in it: whoever looks sees all of it or nothing. kAlreadyExists for
+// IfExists::kFail where `path` is there. With kReplace an older directory is exchanged for the new one and removed with
+// whatever is in it, so the caller sees to it that nobody will miss anything; kInvalidArgument where it is no directory.
+[[nodiscard]] Result<void> AtomicWriteDirectory(const std::filesystem::path& path, std::span<const NamedBytes> contents,
+                                                IfExists if_exists);
+
+// True for the names that these two give to what is temporary; those who list a folder skip them.
 [[nodiscard]] bool IsTemporaryName(const std::filesystem::path& path);
 
 // An open file for random access. It reads with pread: a mapped file that somebody shortens would end the process,
@@ -117,7 +128,7 @@ class PrefixSource final : public container::ByteSource {
 // `path` and all its parents exist afterwards.
 [[nodiscard]] Result<void> MakeDirectories(const std::filesystem::path& path);
 
-// Makes the n-th system call from now on (1 is the next) of AtomicWrite fail with `error_number`, once; 0 switches it
+// Makes the n-th system call from now on (1 is the next) of an atomic write fail with `error_number`, once; 0 switches it
 // off. True is returned if an earlier countdown has run out, that is, a failure was injected.
 bool FailOperationForTest(int n, int error_number);
 

@@ -136,6 +136,60 @@ TEST_CASE("a prefix ends where it is told to") {
   CHECK(PrefixSource(FileSource::Open(folder / "a").value(), 9).size() == 4);
 }
 
+TEST_CASE("a directory is written whole or not at all, whichever system call fails") {
+  const testing::TemporaryFolder folder;
+  const Bytes one = {1};
+  const Bytes two = {2, 3};
+  const std::vector<NamedBytes> contents = {{"a", one}, {"b", two}};
+  for (const bool replaces : {false, true}) {
+    CAPTURE(replaces);
+    const IfExists if_exists = replaces ? IfExists::kReplace : IfExists::kFail;
+    if (replaces) {
+      std::filesystem::remove_all(folder / "d");
+      REQUIRE(folder.Write("d/old", "old"));
+    }
+    int failures = 0;
+    for (int n = 1; n < 100; ++n) {
+      CAPTURE(n);
+      FailOperationForTest(n, ENOSPC);
+      const auto written = AtomicWriteDirectory(folder / "d", contents, if_exists);
+      if (!FailOperationForTest(0, 0)) {
+        CHECK(written.has_value());
+        break;
+      }
+      ++failures;
+      REQUIRE_FALSE(written.has_value());
+      CHECK(written.error().code == Code::kResourceExhausted);
+      CHECK(NamesIn(folder) == (replaces ? std::set<std::string>{"d"} : std::set<std::string>{}));
+      if (replaces) CHECK(ReadFile(folder / "d/old").has_value());
+    }
+    CHECK(failures == 12);  // mkdir, 5 for each file, rename
+    CHECK(NamesIn(folder) == std::set<std::string>{"d"});
+    CHECK(ReadFile(folder / "d/a").value() == one);
+    CHECK(ReadFile(folder / "d/b").value() == two);
+    CHECK_FALSE(std::filesystem::exists(folder / "d/old"));
+  }
+}
+
+TEST_CASE("a directory replaces nothing that it was not asked to replace") {
+  const testing::TemporaryFolder folder;
+  const Bytes one = {1};
+  const std::vector<NamedBytes> contents = {{"a", one}};
+  REQUIRE(folder.Write("d/old", "old"));
+  REQUIRE(folder.Write("f", "file"));
+  CHECK(AtomicWriteDirectory(folder / "d", contents, IfExists::kFail).error().code == Code::kAlreadyExists);
+  CHECK(AtomicWriteDirectory(folder / "d/", contents, IfExists::kFail).error().code == Code::kAlreadyExists);
+  CHECK(AtomicWriteDirectory(folder / "f", contents, IfExists::kReplace).error().code == Code::kInvalidArgument);
+  CHECK(AtomicWriteDirectory(folder / "none/d", contents, IfExists::kFail).error().code == Code::kNotFound);
+  CHECK(AtomicWriteDirectory("/", contents, IfExists::kReplace).error().code == Code::kInvalidArgument);
+  CHECK(NamesIn(folder) == std::set<std::string>{"d", "f"});
+  CHECK(AtomicWriteDirectory(folder / "new/", contents, IfExists::kFail).has_value());
+  std::filesystem::create_directory_symlink("new", folder / "link");
+  CHECK(AtomicWriteDirectory(folder / "link", contents, IfExists::kReplace).has_value());
+  CHECK(std::filesystem::is_symlink(folder / "link"));
+  CHECK(NamesIn(folder) == std::set<std::string>{"d", "f", "link", "new"});
+}
+
 TEST_CASE("temporary names are told from others") {
   CHECK(IsTemporaryName("store/.a.holo.tmp-12-0"));
   CHECK_FALSE(IsTemporaryName("store/a.holo"));
