@@ -95,6 +95,25 @@ Bytes Joined(char first, const std::string& text) {
   return bytes;
 }
 
+// Manifests of compressed models, and a template.
+void WriteModels() {
+  const auto manifest = [](const std::string& method, const std::string& basis) {
+    return Joined(0, "{\n  \"format\": \"holo compressed model\",\n  \"version\": 1,\n  \"method\": \"" + method +
+                         "\",\n  \"base\": {\"path\": \"../gpt2\", \"fingerprint\": "
+                         "\"00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff\"}," +
+                         basis +
+                         "\n  \"bytes_per_token\": 3096.5,\n  \"calibration\": {\"text\": \"a.txt\", "
+                         "\"bytes\": 605847, \"tokens\": 131072}\n}\n");
+  };
+  Write("model_directory/plain", manifest("int8", ""));
+  Write("model_directory/latent",
+        manifest("latent",
+                 "\n  \"basis\": {\"file\": \"basis.bin\", \"bytes\": 2113536, \"sha256\": "
+                 "\"ffeeddccbbaa99887766554433221100ffeeddccbbaa99887766554433221100\"},"));
+  Write("model_directory/template", Joined(1, "{\"template\": {\"start\": \"<|endoftext|>\", \"prompt\": "
+                                              "\"\u2014 {user}\\n\u2014\", \"stop\": \"\\n\"}}\n"));
+}
+
 // A vocabulary of the bytes and three merges, in both of its forms, and texts.
 void WriteTokenizers() {
   nlohmann::json vocabulary;
@@ -268,6 +287,7 @@ int main(int argc, char** argv) {
   WriteWeights();
   WriteGguf();
   WriteCaches();
+  WriteModels();
 
   plain::Options plain_options;
   plain_options.k = 5;

@@ -1,0 +1,123 @@
+#include "common/language_model/generation/generation.h"
+
+#include <algorithm>
+
+namespace holo::generation {
+
+std::string_view FinishName(Finish finish) {
+  switch (finish) {
+    case Finish::kNone:
+      return "none";
+    case Finish::kStop:
+      return "stop";
+    case Finish::kEndToken:
+      return "end";
+    case Finish::kMaxTokens:
+      return "max-tokens";
+    case Finish::kContext:
+      return "context";
+  }
+  return "none";
+}
+
+Result<Session> Session::Create(const Engine& engine, std::vector<std::uint32_t> prompt, const Options& options,
+                                Memory memory) {
+  const weights::Gpt2Config& config = engine.model->config();
+  if (prompt.empty()) return Fail(Code::kInvalidArgument, "prompt: expected at least one token, found an empty prompt");
+  if (prompt.size() > config.context) {
+    return Fail(Code::kOutOfRange, "prompt: expected at most " + std::to_string(config.context) +
+                                       " tokens, the model's context, found " + std::to_string(prompt.size()));
+  }
+  for (const std::uint32_t token : prompt) {
+    if (token >= config.vocabulary) {
+      return Fail(Code::kInvalidArgument, "prompt: expected tokens below " + std::to_string(config.vocabulary) +
+                                              ", found " + std::to_string(token));
+    }
+  }
+  // Where the model's vocabulary is padded, what lies behind the tokenizer's is never chosen.
+  const std::uint32_t vocabulary = std::min(config.vocabulary, engine.tokenizer->vocabulary());
+  HOLO_ASSIGN_OR_RETURN(sampling::Sampler sampler, sampling::Sampler::Create(options.sampling, vocabulary));
+  HOLO_ASSIGN_OR_RETURN(sampling::StopFilter stops, sampling::StopFilter::Create(options.stops));
+  Session session(engine, std::move(sampler), std::move(stops), std::move(memory));
+  // The last token is always run: its logits are what the first choice is made from.
+  const std::size_t reusable = std::min(session.memory_.tokens.size(), prompt.size() - 1);
+  const auto end = prompt.begin() + static_cast<std::ptrdiff_t>(reusable);
+  session.reused_tokens_ =
+      static_cast<std::size_t>(std::mismatch(prompt.begin(), end, session.memory_.tokens.begin()).first - prompt.begin());
+  session.memory_.cache.Truncate(session.reused_tokens_);
+  session.memory_.tokens.resize(session.reused_tokens_);
+  session.prompt_tokens_ = prompt.size();
+  session.context_ = config.context;
+  session.max_tokens_ = options.max_tokens == 0 ? config.context : options.max_tokens;
+  if (!options.ignores_end_token) session.end_token_ = config.end_token;
+  for (const std::uint32_t token : prompt) {
+    if (token < vocabulary) session.sampler_.Observe({&token, 1});
+  }
+  const std::size_t most = std::min(session.context_, prompt.size() + session.max_tokens_);
+  session.memory_.cache.Reserve(most);
+  session.memory_.tokens.reserve(most);
+  prompt.erase(prompt.begin(), prompt.begin() + static_cast<std::ptrdiff_t>(session.reused_tokens_));
+  session.waiting_ = std::move(prompt);
+  return session;
+}
+
+Piece Session::Accept(std::span<const float> logits) {
+  Piece piece;
+  piece.choice = sampler_.Next(logits);
+  const std::uint32_t token = piece.choice->token;
+  ++chosen_tokens_;
+  waiting_.assign(1, token);
+  next_ = 0;
+  if (end_token_ == token) {
+    finish_ = Finish::kEndToken;
+  } else {
+    // A number that is no token, in a vocabulary with gaps, has no text.
+    if (auto text = decoder_.Push(token)) piece.text = stops_.Push(*text);
+    if (stops_.stopped()) {
+      finish_ = Finish::kStop;
+    } else if (chosen_tokens_ >= max_tokens_) {
+      finish_ = Finish::kMaxTokens;
+    } else if (memory_.cache.tokens() >= context_) {
+      finish_ = Finish::kContext;
+    }
+  }
+  if (finish_ != Finish::kNone) {
+    waiting_.clear();
+    if (!stops_.stopped()) piece.text += stops_.Push(decoder_.Finish());
+    if (!stops_.stopped()) piece.text += stops_.Finish();
+  }
+  piece.finish = finish_;
+  return piece;
+}
+
+Result<std::vector<Piece>> Step(const Engine& engine, std::span<Session* const> sessions,
+                                transformer::Workspace& workspace, compute::ThreadPool& pool,
+                                std::size_t prompt_tokens) {
+  std::vector<Piece> pieces(sessions.size());
+  std::vector<transformer::Sequence> sequences;
+  std::vector<std::size_t> owners;
+  sequences.reserve(sessions.size());
+  owners.reserve(sessions.size());
+  for (std::size_t i = 0; i < sessions.size(); ++i) {
+    Session& session = *sessions[i];
+    const std::size_t count = std::min(session.waiting_tokens(), std::max<std::size_t>(1, prompt_tokens));
+    if (count == 0) continue;
+    sequences.push_back({std::span(session.waiting_).subspan(session.next_, count), &session.memory_.cache, false});
+    owners.push_back(i);
+  }
+  if (sequences.empty()) return pieces;
+  HOLO_ASSIGN_OR_RETURN(const std::span<const float> logits, engine.model->Forward(sequences, workspace, pool));
+  const std::size_t row = engine.model->config().vocabulary;
+  const std::size_t vocabulary = std::min<std::size_t>(row, engine.tokenizer->vocabulary());
+  // Choosing costs a pass over the vocabulary, and each session does it by itself.
+  pool.ForEach(owners.size(), [&](std::size_t i, unsigned) {
+    Session& session = *sessions[owners[i]];
+    const std::span<const std::uint32_t> run = sequences[i].tokens;
+    session.memory_.tokens.insert(session.memory_.tokens.end(), run.begin(), run.end());
+    session.next_ += run.size();
+    if (session.waiting_tokens() == 0) pieces[owners[i]] = session.Accept(logits.subspan(i * row, vocabulary));
+  });
+  return pieces;
+}
+
+}  // namespace holo::generation
