@@ -35,7 +35,7 @@ int main(int argc, char** argv) {
   if (argc > 1 && std::string_view(argv[1]) == "serve") return Serve({argv + 2, argv + argc});
   cli::Globals globals;
   cli::Action action;
-  CLI::App app("holo: pictures as a basis and coefficients, sharper with every byte", "holo");
+  CLI::App app("holo: pictures, and the memory of language models, as a basis and coefficients", "holo");
   app.require_subcommand(1);
   app.set_version_flag("--version", std::string("holo " HOLO_VERSION));
   app.fallthrough();
@@ -53,6 +53,7 @@ int main(int argc, char** argv) {
   app.add_subcommand("serve", "Serve a folder of pictures and .holo files, as holod does (serve comes first)");
   cli::AddFetch(app, globals, action);
   cli::AddWatch(app, globals, action);
+  cli::AddLm(app, globals, action);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

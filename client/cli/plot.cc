@@ -2,53 +2,24 @@
 
 #include <algorithm>
 #include <cmath>
-#include <opencv2/core.hpp>
-#include <opencv2/imgproc.hpp>
 #include <vector>
 
+#include "client/cli/chart.h"
 #include "client/cli/cli.h"
-#include "common/files/files.h"
-#include "common/image_io/image_io.h"
 
 namespace holo::cli {
 namespace {
 
-constexpr int kWidth = 960;
-constexpr int kHeight = 600;
 constexpr double kLeft = 90;
-constexpr double kRight = kWidth - 80;
+constexpr double kRight = kChartWidth - 80;
 constexpr double kTop = 70;
-constexpr double kBottom = kHeight - 70;
+constexpr double kBottom = kChartHeight - 70;
 constexpr double kDecades = 6;  // of the logarithmic axis, below the largest eigenvalue
 
-struct Color {
-  int red = 0, green = 0, blue = 0;
-};
-constexpr Color kInk{40, 40, 40};
-constexpr Color kGrid{222, 222, 222};
 constexpr Color kEigenvalues{31, 102, 180};
 constexpr Color kVariance{204, 92, 20};
 constexpr Color kRank{60, 140, 60};
 constexpr Color kShannon{130, 60, 160};
-
-struct Line {
-  double x0, y0, x1, y1;
-  Color color;
-  int width = 1;
-};
-enum class Anchor : std::uint8_t { kStart, kMiddle, kEnd };
-struct Text {
-  double x, y;  // the baseline's start, middle or end
-  std::string text;
-  Color color = kInk;
-  Anchor anchor = Anchor::kStart;
-  int size = 15;
-};
-// What both outputs draw.
-struct Drawing {
-  std::vector<Line> lines;
-  std::vector<Text> texts;
-};
 
 double XOf(double k, double dimensions) {
   return kLeft + (kRight - kLeft) * k / std::max(1.0, dimensions);
@@ -90,7 +61,7 @@ void DrawAxes(double dimensions, Drawing& out) {
   out.lines.push_back({kLeft, kBottom, kRight, kBottom, kInk});
   out.lines.push_back({kLeft, kTop, kLeft, kBottom, kInk});
   out.lines.push_back({kRight, kTop, kRight, kBottom, kInk});
-  out.texts.push_back({(kLeft + kRight) / 2, kHeight - 22.0, "dimensions kept (k)", kInk, Anchor::kMiddle});
+  out.texts.push_back({(kLeft + kRight) / 2, kChartHeight - 22.0, "dimensions kept (k)", kInk, Anchor::kMiddle});
   out.texts.push_back({kLeft, kTop - 12, "eigenvalue, relative to the largest", kEigenvalues});
   out.texts.push_back({kRight, kTop - 12, "variance captured at k", kVariance, Anchor::kEnd});
 }
@@ -134,98 +105,14 @@ Drawing DrawSpectrum(const spectrum::Spectrum& spectrum, const std::string& titl
   return out;
 }
 
-std::string Escaped(const std::string& text) {
-  std::string out;
-  for (const char c : text) {
-    switch (c) {
-      case '&':
-        out += "&amp;";
-        break;
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      default:
-        out += c;
-    }
-  }
-  return out;
-}
-
-std::string ColorText(const Color& color) {
-  return "rgb(" + std::to_string(color.red) + "," + std::to_string(color.green) + "," + std::to_string(color.blue) +
-         ")";
-}
-
-// OpenCV's letters know ASCII only.
-Result<pixels::Picture> Rasterise(const Drawing& drawing) {
-  constexpr int kSubpixelBits = 4;
-  const auto point = [](double x, double y) {
-    return cv::Point(static_cast<int>(std::lround(x * (1 << kSubpixelBits))),
-                     static_cast<int>(std::lround(y * (1 << kSubpixelBits))));
-  };
-  pixels::Layout layout;
-  layout.width = kWidth;
-  layout.height = kHeight;
-  layout.channels = 3;
-  layout.color_model = pixels::ColorModel::kRgb;
-  HOLO_ASSIGN_OR_RETURN(pixels::Picture picture, pixels::Picture::Create(layout));
-  cv::Mat canvas(kHeight, kWidth, CV_8UC3, picture.bytes().data());
-  canvas.setTo(cv::Scalar(255, 255, 255));
-  for (const Line& line : drawing.lines) {
-    cv::line(canvas, point(line.x0, line.y0), point(line.x1, line.y1),
-             cv::Scalar(line.color.red, line.color.green, line.color.blue), line.width, cv::LINE_AA, kSubpixelBits);
-  }
-  for (const Text& text : drawing.texts) {
-    constexpr int kFont = cv::FONT_HERSHEY_SIMPLEX;
-    const double scale = text.size / 30.0;
-    int baseline = 0;
-    const int width = cv::getTextSize(text.text, kFont, scale, 1, &baseline).width;
-    const int shift = text.anchor == Anchor::kStart ? 0 : (text.anchor == Anchor::kMiddle ? width / 2 : width);
-    cv::putText(canvas, text.text, cv::Point(static_cast<int>(text.x) - shift, static_cast<int>(text.y)), kFont, scale,
-                cv::Scalar(text.color.red, text.color.green, text.color.blue), 1, cv::LINE_AA);
-  }
-  return picture;
-}
-
 }  // namespace
 
 std::string PlotSvg(const spectrum::Spectrum& spectrum, const std::string& title) {
-  const Drawing drawing = DrawSpectrum(spectrum, title);
-  const std::string size = std::to_string(kWidth) + "\" height=\"" + std::to_string(kHeight);
-  std::string svg = "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"" + size + "\" viewBox=\"0 0 " +
-                    std::to_string(kWidth) + " " + std::to_string(kHeight) +
-                    "\" font-family=\"sans-serif\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n";
-  for (const Line& line : drawing.lines) {
-    svg += "<line x1=\"" + Fixed(line.x0, 1) + "\" y1=\"" + Fixed(line.y0, 1) + "\" x2=\"" + Fixed(line.x1, 1) +
-           "\" y2=\"" + Fixed(line.y1, 1) + "\" stroke=\"" + ColorText(line.color) + "\" stroke-width=\"" +
-           std::to_string(line.width) + "\"/>\n";
-  }
-  const char* const anchors[] = {"start", "middle", "end"};
-  for (const Text& text : drawing.texts) {
-    svg += "<text x=\"" + Fixed(text.x, 1) + "\" y=\"" + Fixed(text.y, 1) + "\" font-size=\"" +
-           std::to_string(text.size) + "\" fill=\"" + ColorText(text.color) + "\" text-anchor=\"" +
-           anchors[static_cast<std::size_t>(text.anchor)] + "\">" + Escaped(text.text) + "</text>\n";
-  }
-  return svg + "</svg>\n";
+  return ToSvg(DrawSpectrum(spectrum, title));
 }
 
 Result<void> SavePlot(const std::filesystem::path& path, const spectrum::Spectrum& spectrum, const std::string& title) {
-  if (path.extension() == ".svg") {
-    const std::string svg = PlotSvg(spectrum, title);
-    return files::AtomicWrite(path, {reinterpret_cast<const std::uint8_t*>(svg.data()), svg.size()});
-  }
-  if (path.extension() != ".png") {
-    return Fail(Code::kInvalidArgument, path.string() + ": expected a plot named .svg or .png");
-  }
-  try {
-    HOLO_ASSIGN_OR_RETURN(const pixels::Picture picture, Rasterise(DrawSpectrum(spectrum, title)));
-    return image_io::Save(path, picture);
-  } catch (const cv::Exception& exception) {
-    return Fail(Code::kInternal, "plot: " + std::string(exception.what()));
-  }
+  return SaveDrawing(path, DrawSpectrum(spectrum, title));
 }
 
 }  // namespace holo::cli
