@@ -32,7 +32,7 @@ struct CodedLayer {
 };
 
 // The first `fine_tokens` tokens have numbers that are 2^kFineShift times as large as their classes say.
-inline constexpr unsigned kFineShift = 3;
+inline constexpr unsigned kFineShift = 1;
 
 [[nodiscard]] std::vector<std::uint8_t> EncodeBlock(std::span<const CodedLayer> layers, std::size_t tokens,
                                                     std::size_t fine_tokens, std::span<const std::uint8_t> table);

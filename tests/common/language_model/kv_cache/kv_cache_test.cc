@@ -306,7 +306,7 @@ TEST_CASE("a damaged or foreign block is refused and leaves the cache as it was"
   CHECK(code(bytes) == 0);
 }
 
-// Normally distributed numbers, each of its class, but for the first tokens, which are eight times as large.
+// Normally distributed numbers, each of its class, but for the first tokens, which are 2^kFineShift times as large.
 struct Coded {
   static constexpr std::size_t kTokens = 32;
   static constexpr std::size_t kFine = 4;
@@ -322,7 +322,7 @@ struct Coded {
     std::normal_distribution<double> normal(0, 1);
     for (std::size_t token = 0; token < kTokens; ++token) {
       for (const std::uint8_t of_number : classes) {
-        const double deviation = std::exp2((of_number - 16) / 4.0) * (token < kFine ? 8 : 1);
+        const double deviation = std::exp2((of_number - 16) / 4.0) * (token < kFine ? 1 << kFineShift : 1);
         const double number = std::round(deviation * normal(random));
         numbers.push_back(static_cast<std::int16_t>(number));
         const auto below = [&](double bound) { return 0.5 * (1 + std::erf(bound / deviation / std::sqrt(2.0))); };
