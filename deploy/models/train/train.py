@@ -26,7 +26,7 @@ import torch.multiprocessing
 from gpt2 import Gpt2, Shape
 
 # (part of the time from which it holds, tokens in a window)
-WINDOWS = [(0.0, 256), (0.7, 1024)]
+WINDOWS = [(0.0, 256), (0.59, 512), (0.72, 1024)]
 
 
 BETAS = (0.9, 0.99)
