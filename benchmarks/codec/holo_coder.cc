@@ -12,12 +12,15 @@ using pixels::Picture;
 // How the encoder is set apart from quality and size.
 struct Tuning {
   const char* name;
+  codec::Tuning tuning;
 };
-constexpr Tuning kTunings[] = {{"holo"}};
+constexpr Tuning kTunings[] = {{"holo", codec::Tuning::kEye},
+                               {"holo psnr", codec::Tuning::kPsnr},
+                               {"holo ssim", codec::Tuning::kMsSsim}};
 
 class HoloCoder final : public Coder {
  public:
-  explicit HoloCoder(const Tuning& tuning) : name_(tuning.name) {}
+  explicit HoloCoder(const Tuning& tuning) : name_(tuning.name), tuning_(tuning.tuning) {}
 
   [[nodiscard]] const std::string& name() const override { return name_; }
   [[nodiscard]] const std::string& version() const override { return version_; }
@@ -50,14 +53,16 @@ class HoloCoder final : public Coder {
   }
 
  private:
-  [[nodiscard]] static Result<std::vector<std::uint8_t>> EncodeWith(const Picture& picture,
-                                                                    codec::EncodeOptions& options) {
+  [[nodiscard]] Result<std::vector<std::uint8_t>> EncodeWith(const Picture& picture,
+                                                             codec::EncodeOptions& options) const {
+    options.tuning = tuning_;
     options.basis_choice = codec::BasisChoice::kUniversal;
     HOLO_ASSIGN_OR_RETURN(codec::Encoded encoded, codec::Encode(picture, options));
     return std::move(encoded.file);
   }
 
   const std::string name_;
+  const codec::Tuning tuning_;
   const std::string version_;
   const std::vector<std::string> settings_ = {"5", "10", "20", "30", "40", "50", "60", "70", "80", "88", "94"};
 };

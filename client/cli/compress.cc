@@ -16,6 +16,7 @@ struct Options {
   std::string output;
   float quality = 75;
   std::string max_bytes;
+  std::string tune = "eye";
   std::uint32_t k = 0;
   double variance = 0;
   std::string basis = "auto";
@@ -32,6 +33,8 @@ Result<codec::EncodeOptions> ToEncodeOptions(const Options& options) {
   if (!options.max_bytes.empty()) {
     HOLO_ASSIGN_OR_RETURN(encode.max_bytes, ParseBytes(options.max_bytes));
   }
+  if (options.tune == "psnr") encode.tuning = codec::Tuning::kPsnr;
+  if (options.tune == "ssim") encode.tuning = codec::Tuning::kMsSsim;
   encode.k = options.k;
   if (options.variance > 0) encode.variance = options.variance;
   encode.threads = options.threads > 0 ? options.threads : std::max(1u, std::thread::hardware_concurrency());
@@ -147,6 +150,9 @@ void AddCompress(CLI::App& app, const Globals& globals, Action& action) {
   command->add_option("--max-bytes", options->max_bytes, "The best picture in at most so many bytes (20000, 20k, 1.5M)")
       ->check(IsBytes())
       ->excludes(quality);
+  command->add_option("--tune", options->tune, "What bytes are spent for: eye (what looks best), psnr, or ssim (MS-SSIM)")
+      ->check(CLI::IsMember({"eye", "psnr", "ssim"}))
+      ->capture_default_str();
   auto* k = command->add_option("-k,--k", options->k, "Basis dimensions kept per 8x8 patch (default: all; plain: 30)");
   command->add_option("--variance", options->variance, "Instead of -k: as many dimensions as hold this share, 0..1")
       ->check(IsNumber(0.0, 1.0))

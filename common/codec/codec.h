@@ -28,20 +28,37 @@ enum class BasisChoice : std::uint8_t {
   kGiven,      // EncodeOptions::basis
 };
 
+// What the bytes are spent for.
+enum class Tuning : std::uint8_t {
+  kEye,     // what looks best: fine detail and colour differences coarser than the rest
+  kPsnr,    // the least squared error
+  kMsSsim,  // structural similarity of luminance on five scales; colour as coarse as bearable
+};
+
+// Sees what the entropy coder codes: for training, and to test the coder's arithmetic.
+class ContextObserver {
+ public:
+  virtual ~ContextObserver() = default;
+  // A decision that a linear model scored: `features` are what the weights of row `row` are multiplied with.
+  virtual void Scored(bool significance, std::size_t row, std::span<const std::int8_t> features, int score, bool bit) = 0;
+  // A decision coded with adaptive context `context`, below ContextCount().
+  virtual void Coded(std::size_t context, bool bit) = 0;
+};
+
 struct EncodeOptions {
   // 0..100, roughly a JPEG's scale; ignored where max_bytes is set. 100 is near-lossless: Encode() renders what it has
   // made, and no sample of the full stream is off by more than 1 of 255 (8 bits) or 257 of 65535 (16 bits). Without
   // this promise where k or variance leave dimensions out; kInvalidArgument for a given basis that cannot keep it.
   float quality = 75.0f;
   std::optional<std::uint64_t> max_bytes;  // the best picture in at most so many bytes of file
+  Tuning tuning = Tuning::kEye;            // quality 100 ignores it
   std::uint32_t k = 0;                     // basis dimensions kept per patch (means included); 0: all
   std::optional<double> variance;          // 0..1: instead of k, the smallest k that holds so much of the variance
   BasisChoice basis_choice = BasisChoice::kAuto;
   std::shared_ptr<const basis::Basis> basis;  // for kGiven: its channels must be 1 or the picture's channel count
   bool embed_basis = false;                   // for kGiven: store it in the file, too
   unsigned threads = 1;
-  // For training: counts what every context codes ([context][bit]); needs threads == 1. Not owned.
-  std::vector<std::array<std::uint64_t, 2>>* statistics = nullptr;
+  ContextObserver* observer = nullptr;  // needs threads == 1. Not owned.
   // Called from an encoding thread, one call at a time, with the fraction done, 0..1; return false to cancel
   // (kCancelled).
   std::function<bool(double)> progress;
@@ -60,7 +77,7 @@ struct Encoded {
   EncodeStatistics statistics;
 };
 
-// How many contexts the entropy coder has: the size of EncodeOptions::statistics.
+// How many adaptive contexts the entropy coder has.
 [[nodiscard]] std::size_t ContextCount();
 
 [[nodiscard]] Result<Encoded> Encode(const pixels::Picture& picture, const EncodeOptions& options);

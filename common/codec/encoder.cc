@@ -187,8 +187,9 @@ bool ForEach(unsigned threads, std::uint32_t count, const Work& work) {
 
 // All tiles of all levels.
 Result<std::vector<CodedTile>> CodeTiles(const pixels::Picture& picture, const container::AssetHeader& header,
-                                         const AssetLayout& layout, const EncodeOptions& options, double progress_from,
-                                         double progress_to, const std::vector<std::int16_t>* moves = nullptr) {
+                                         const AssetLayout& layout, const EncodeOptions& options,
+                                         const Quantiser& quantiser, double progress_from, double progress_to,
+                                         const std::vector<std::int16_t>* moves = nullptr) {
   const Analysis analysis(picture, header, layout, moves);
   std::vector<CodedTile> tiles;
   std::vector<Plane> planes;  // of the level at hand, above level 0
@@ -235,7 +236,8 @@ Result<std::vector<CodedTile>> CodeTiles(const pixels::Picture& picture, const c
         } else {
           analysis.ProjectTile(l == 0 ? strip : planes, l, coded.tile, first_row, targets, &means);
         }
-        coded.code = EncodeTile(kind, shape.columns, shape.rows, counts, targets, weights, options.statistics);
+        coded.code = EncodeTile(kind, shape.columns, shape.rows, counts, targets, weights, quantiser,
+                                options.observer);
         const std::lock_guard lock(mutex);
         tiles.push_back(std::move(coded));
         ++done_tiles;
@@ -366,9 +368,23 @@ struct BasisPlan {
   std::vector<std::vector<std::uint8_t>> embedded;
 };
 
-// Colour differences are quantised coarser than luminance, and fine detail coarser than rough: the eye sees them less.
-constexpr float kVisualWeight = 0.12f;
-constexpr float kChromaStep = 1.5f;
+// How much coarser fine detail (see container::AssetHeader::visual_weight) and colour differences are quantised than
+// rough luminance.
+struct TuningWeights {
+  float visual_weight = 0;
+  float chroma_step = 1;
+};
+TuningWeights WeightsFor(Tuning tuning) {
+  switch (tuning) {
+    case Tuning::kPsnr:
+      return {0.0f, 1.2f};
+    case Tuning::kMsSsim:
+      return {0.45f, 3.0f};
+    case Tuning::kEye:
+      break;
+  }
+  return {0.2f, 2.0f};
+}
 
 void AddGroup(container::AssetHeader& header, const basis::Hash& hash, std::uint32_t channels, float weight) {
   const auto found = std::find(header.bases.begin(), header.bases.end(), hash);
@@ -382,24 +398,27 @@ void AddGroup(container::AssetHeader& header, const basis::Hash& hash, std::uint
   header.groups.push_back(group);
 }
 
-BasisPlan PlanUniversal(const pixels::Picture& picture) {
+BasisPlan PlanUniversal(const pixels::Picture& picture, Tuning tuning) {
   BasisPlan plan;
   container::AssetHeader& header = plan.header;
   header.layout = picture.layout();
   header.metadata = picture.metadata();
+  const TuningWeights weights = WeightsFor(tuning);
   const bool rgb = header.layout.color_model == pixels::ColorModel::kRgb;
   if (rgb) header.color_transform = container::ColorTransform::kYCbCr;
   for (std::uint32_t c = 0; c < header.layout.channels; ++c) {
     const bool chroma = rgb && (c == 1 || c == 2);
-    AddGroup(header, (chroma ? basis::BuiltInChroma() : basis::BuiltInLuma())->hash(), 1, chroma ? kChromaStep : 1.0f);
+    AddGroup(header, (chroma ? basis::BuiltInChroma() : basis::BuiltInLuma())->hash(), 1,
+             chroma ? weights.chroma_step : 1.0f);
   }
-  header.visual_weight = kVisualWeight;
+  header.visual_weight = weights.visual_weight;
   plan.resolve = [](const basis::Hash& hash) { return basis::FindBuiltIn(hash); };
   return plan;
 }
 
-BasisPlan PlanWith(const pixels::Picture& picture, std::shared_ptr<const basis::Basis> basis, bool embed) {
-  BasisPlan plan = PlanUniversal(picture);
+BasisPlan PlanWith(const pixels::Picture& picture, Tuning tuning, std::shared_ptr<const basis::Basis> basis,
+                   bool embed) {
+  BasisPlan plan = PlanUniversal(picture, tuning);
   container::AssetHeader& header = plan.header;
   if (basis->channels() == 1) {
     // For the first plane and alpha; colour differences keep their own.
@@ -547,6 +566,7 @@ std::uint32_t DimensionsFor(const pixels::Picture& picture, const container::Ass
 struct Precision {
   float step = 0;                                    // in 8-bit samples
   const std::vector<std::int16_t>* moves = nullptr;  // see Analysis
+  Quantiser quantiser{};
   double progress_from = 0;
   double progress_to = 1;
 };
@@ -571,7 +591,8 @@ Result<Trial> EncodeWith(const pixels::Picture& picture, BasisPlan plan, const E
   if (!options.max_bytes) {
     HOLO_ASSIGN_OR_RETURN(
         const std::vector<CodedTile> tiles,
-        CodeTiles(picture, header, layout, options, precision.progress_from, precision.progress_to, precision.moves));
+        CodeTiles(picture, header, layout, options, precision.quantiser, precision.progress_from,
+                  precision.progress_to, precision.moves));
     return Assemble(header, plan, tiles, k, kFinalSlope);
   }
   // Find a step whose file is a little too large, then trim it. Bytes go about as step^-1.3.
@@ -580,7 +601,7 @@ Result<Trial> EncodeWith(const pixels::Picture& picture, BasisPlan plan, const E
   for (int round = 0;; ++round) {
     header.base_step = step * to_samples;
     const double to = from + (1 - from) / 2;
-    HOLO_ASSIGN_OR_RETURN(const std::vector<CodedTile> tiles, CodeTiles(picture, header, layout, options, from, to));
+    HOLO_ASSIGN_OR_RETURN(const std::vector<CodedTile> tiles, CodeTiles(picture, header, layout, options, precision.quantiser, from, to));
     from = to;
     HOLO_ASSIGN_OR_RETURN(Trial trial, Assemble(header, plan, tiles, k, kFinalSlope));
     const double ratio = static_cast<double>(trial.encoded.file.size()) / limit;
@@ -649,6 +670,7 @@ Result<Trial> EncodeNearLossless(const pixels::Picture& picture, BasisPlan plan,
   }
   Precision precision;
   precision.step = ycbcr ? 0.87f : 1.4f;
+  precision.quantiser = {0.33f, 0};
   if (options.k != 0 || options.variance) return EncodeWith(picture, plan, options, precision);
   const auto allowed = static_cast<std::int32_t>(pixels::MaxSample(picture.layout().sample_type) / 255);
   const std::size_t samples = std::size_t{picture.width()} * picture.height() * picture.channels();
@@ -729,7 +751,7 @@ Result<Encoded> Encode(const pixels::Picture& picture, const EncodeOptions& opti
                          : EncodeWith(picture, plan, options, {StepAtQuality(options.quality)});
   };
   // Hard edges between flat areas cost less where no filter spreads them.
-  const bool drawn = options.statistics == nullptr && LooksDrawn(picture);
+  const bool drawn = options.observer == nullptr && LooksDrawn(picture);
   const auto encode = [&](BasisPlan plan) -> Result<Trial> {
     HOLO_ASSIGN_OR_RETURN(Trial lapped, encode_once(plan));
     if (!drawn) return lapped;
@@ -749,11 +771,11 @@ Result<Encoded> Encode(const pixels::Picture& picture, const EncodeOptions& opti
                                                 std::to_string(picture.channels()) + ", found " +
                                                 (options.basis ? std::to_string(options.basis->channels()) : "none"));
       }
-      HOLO_ASSIGN_OR_RETURN(Trial trial, encode(PlanWith(picture, options.basis, options.embed_basis)));
+      HOLO_ASSIGN_OR_RETURN(Trial trial, encode(PlanWith(picture, options.tuning, options.basis, options.embed_basis)));
       return std::move(trial.encoded);
     }
     case BasisChoice::kUniversal: {
-      HOLO_ASSIGN_OR_RETURN(Trial trial, encode(PlanUniversal(picture)));
+      HOLO_ASSIGN_OR_RETURN(Trial trial, encode(PlanUniversal(picture, options.tuning)));
       return std::move(trial.encoded);
     }
     case BasisChoice::kOwn:
@@ -763,13 +785,13 @@ Result<Encoded> Encode(const pixels::Picture& picture, const EncodeOptions& opti
   Trial best;
   const bool only_own = options.basis_choice == BasisChoice::kOwn;
   if (!only_own) {
-    HOLO_ASSIGN_OR_RETURN(best, encode(PlanUniversal(picture)));
+    HOLO_ASSIGN_OR_RETURN(best, encode(PlanUniversal(picture, options.tuning)));
     // Where even a tenth less would not pay for the basis there is nothing to try.
     constexpr std::size_t kOwnBasisBytes = 8800;
     if (best.encoded.file.size() < 10 * kOwnBasisBytes) return std::move(best.encoded);
   }
   HOLO_ASSIGN_OR_RETURN(const auto own, TrainOwn(picture, near_lossless ? 0 : StepAtQuality(options.quality)));
-  HOLO_ASSIGN_OR_RETURN(Trial trial, encode(PlanWith(picture, own, true)));
+  HOLO_ASSIGN_OR_RETURN(Trial trial, encode(PlanWith(picture, options.tuning, own, true)));
   // A basis in the file delays the first picture, so it must pay.
   constexpr double kWorthwhile = 0.95;
   if (only_own || trial.cost < kWorthwhile * best.cost) best = std::move(trial);

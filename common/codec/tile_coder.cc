@@ -2,44 +2,31 @@
 
 #include <bit>
 #include <cmath>
+#include <cstring>
 
 namespace holo::codec {
 namespace {
-
-// Sizes of successive bands of a group: small where most of the energy is.
-constexpr std::array<std::uint32_t, 16> kBandSizes = {2, 3, 4, 5, 6, 8, 10, 12, 13, 16, 20, 24, 28, 32, 48, 64};
-
-// Weighted sums of neighbours to eight levels: of the same coefficient around, and of others in the patch.
-constexpr std::array<std::uint8_t, 21> kAroundLevel = {0, 1, 2, 3, 3, 4, 4, 5, 5, 5, 6, 6, 6, 6, 6, 7, 7, 7, 7, 7, 7};
-constexpr std::array<std::uint8_t, 21> kInsideLevel = {0, 1, 2, 3, 3, 4, 4, 4, 5, 5, 5, 6, 6, 6, 6, 6, 7, 7, 7, 7, 7};
-
-inline std::uint32_t Clip(std::uint32_t bits, int shift, std::uint32_t limit) {
-  return std::min(bits >> shift, limit);
-}
 
 // Encoder side of CodePass: hands the true bits out, codes them, and adds up the distortion saved.
 class Writer {
  public:
   static constexpr bool kEncodes = true;
 
-  Writer(entropy::RangeEncoder& encoder, std::vector<std::array<std::uint64_t, 2>>* statistics,
-         entropy::Probability* first)
-      : encoder_(encoder), statistics_(statistics), first_(first) {}
+  Writer(entropy::RangeEncoder& encoder, double price, ContextObserver* seen_by, entropy::Probability* first)
+      : observer(seen_by), bit_price(price), encoder_(encoder), first_(first) {}
 
   bool Code(bool bit, entropy::Probability& probability) {
-    if (statistics_ != nullptr) ++(*statistics_)[static_cast<std::size_t>(&probability - first_)][bit ? 1 : 0];
+    if (observer != nullptr) observer->Coded(static_cast<std::size_t>(&probability - first_), bit);
     encoder_.Code(bit, probability);
-    return bit;
-  }
-  bool CodeRaw(bool bit) {
-    encoder_.CodeRaw(bit);
     return bit;
   }
   static bool Stopped() { return false; }
 
+  ContextObserver* const observer;
+  const double bit_price;  // see Quantiser
+
  private:
   entropy::RangeEncoder& encoder_;
-  std::vector<std::array<std::uint64_t, 2>>* statistics_;
   entropy::Probability* first_;
 };
 
@@ -52,7 +39,6 @@ class Reader {
       : decoder_(decoder), allowed_overrun_(partial ? 0 : entropy::kImpliedZeros) {}
 
   bool Code(bool, entropy::Probability& probability) { return decoder_.Code(probability); }
-  bool CodeRaw(bool) { return decoder_.CodeRaw(); }
   [[nodiscard]] bool Stopped() const { return decoder_.overrun_bytes() > allowed_overrun_; }
 
  private:
@@ -60,133 +46,359 @@ class Reader {
   std::size_t allowed_overrun_;
 };
 
-// What only the encoder knows of a band.
-struct BandTarget {
-  std::vector<std::uint32_t> values;  // as Band::values, complete
+// What only the encoder knows of a group.
+struct GroupTarget {
+  std::vector<std::uint32_t> values;  // as GroupState::values, complete
   std::vector<float> exact;           // |coefficient| in steps, same shape
   const float* weights = nullptr;     // [count] see EncodeTile
-  int top_plane = -1;
 };
 
-// Weighted magnitudes of the same coefficient in the eight patches around, at `shift`.
-std::uint32_t EnergyAround(const std::uint32_t* at, std::size_t count, std::size_t row_step, int shift) {
-  return 2 * (Clip(*(at - count), shift, 3) + Clip(*(at - row_step), shift, 3) + Clip(*(at + count), shift, 3) +
-              Clip(*(at + row_step), shift, 3)) +
-         Clip(*(at - row_step - count), shift, 3) + Clip(*(at - row_step + count), shift, 3) +
-         Clip(*(at + row_step - count), shift, 3) + Clip(*(at + row_step + count), shift, 3);
+// The cells around one, as distances: left, right, above, below, then the corners.
+using Around = std::array<std::ptrdiff_t, kAround>;
+Around AroundOf(std::size_t columns) {
+  const auto s = static_cast<std::ptrdiff_t>(columns);
+  return {-1, 1, -s, s, -s - 1, -s + 1, s - 1, s + 1};
 }
 
-// Twice the mean magnitude of a band in one patch.
-std::uint32_t EnergyOfBand(const Band& band, std::size_t cell, int shift) {
-  const std::uint32_t count = band.shape.count;
-  const std::uint32_t* values = band.values.data() + cell * count;
-  std::uint32_t energy = 0;
-  for (std::size_t i = 0; i < count; ++i) energy += Clip(values[i], shift, 3);
-  return (2 * energy + count / 2) / count;
+// Everything that one pass over a tile needs.
+struct Pass {
+  TileState& tile;
+  GroupState& group;
+  Band& band;
+  const BandModel& model;
+  const Band* luma_band;  // or null
+  const Band* other_band;
+  const GroupState* luma;
+  const GroupState* other;
+  Around around;
+  int plane;
+};
+
+// The score of "becomes active", by the definition in context_model.h.
+int ActiveScore(const Pass& pass, std::size_t cell) {
+  const std::int16_t* weights = pass.model.active;
+  int score = weights[activity::kBias];
+  for (std::size_t n = 0; n < kAround; ++n) {
+    score += weights[activity::kNeighbours + n * 8 + pass.band.levels[static_cast<std::size_t>(
+                                                         static_cast<std::ptrdiff_t>(cell) + pass.around[n])]];
+  }
+  if (pass.luma_band != nullptr) score += weights[activity::kLuma + pass.luma_band->levels[cell]];
+  if (pass.other_band != nullptr) score += weights[activity::kOther + pass.other_band->levels[cell]];
+  const std::int8_t* strengths = pass.group.strengths.data() + cell * pass.group.stride;
+  for (std::uint64_t left = pass.group.nonzero[cell]; left != 0; left &= left - 1) {
+    const auto k = static_cast<std::size_t>(std::countr_zero(left));
+    score += weights[activity::kPatch + k] * strengths[k];
+  }
+  return score;
 }
 
-std::size_t ActiveContext(const Band& band, std::size_t cell, std::size_t stride, std::uint32_t inside) {
-  const std::uint8_t* at = band.active.data() + cell;
-  const std::uint32_t sides = *(at - 1) + *(at + 1) + *(at - stride) + *(at + stride);
-  const std::uint32_t corners = *(at - stride - 1) + *(at - stride + 1) + *(at + stride - 1) + *(at + stride + 1);
-  const std::uint32_t around = 2 * sides + corners;
-  const std::uint32_t level = around == 0 ? 0 : around <= 2 ? 1 : around <= 5 ? 2 : 3;
-  return level * 4 + inside;
+// Eight scores at a time, in a register. Sums wrap at 16 bits, which weights as trained never reach.
+using Vector = std::int16_t __attribute__((vector_size(2 * kVector)));
+using Bytes = std::int8_t __attribute__((vector_size(kVector)));
+Vector Load(const std::int16_t* from) {
+  Vector out;
+  std::memcpy(&out, from, sizeof out);
+  return out;
+}
+Vector Load(const std::int8_t* from) {
+  Bytes bytes;
+  std::memcpy(&bytes, from, sizeof bytes);
+  return __builtin_convertvector(bytes, Vector);
+}
+Vector Repeat(std::int8_t value) {
+  const auto v = static_cast<std::int16_t>(value);
+  return Vector{v, v, v, v, v, v, v, v};
 }
 
-// `values` are the patch's, `luma` the same band of the first group or null, `lower` the energy of the next lower band.
-std::size_t SignificanceContext(const std::uint32_t* values, std::size_t i, std::size_t count, std::size_t row_step,
-                                const std::uint32_t* luma, std::uint32_t lower, int shift) {
-  std::uint32_t inside = std::min(lower, 4u);
-  if (i > 0) inside += 2 * Clip(values[i - 1], shift, 3);
-  if (i > 1) inside += Clip(values[i - 2], shift, 2);
-  if (i > 2) inside += Clip(values[i - 3], shift, 2);
-  if (i + 1 < count) inside += Clip(values[i + 1], shift, 2);
-  if (i + 2 < count) inside += Clip(values[i + 2], shift, 2);
-  if (luma != nullptr) inside += 2 * Clip(luma[i], shift, 3);
-  const std::uint32_t around = EnergyAround(values + i, count, row_step, shift);
-  return kAroundLevel[std::min(around, 20u)] * 8u + kInsideLevel[std::min(inside, 20u)];
+// The scores of "becomes significant" of all coefficients of the band in a cell, without kFresh.
+void SignificanceScores(const Pass& pass, std::size_t cell, std::int16_t* scores) {
+  const BandModel& model = pass.model;
+  const std::size_t columns = model.columns;
+  const GroupState& group = pass.group;
+  const std::uint32_t first_k = pass.band.shape.first_k;
+  const std::int8_t* own = group.strengths.data() + cell * group.stride;
+  std::array<const std::int8_t*, kAround> there;
+  std::array<const std::int16_t*, kAround> weights;
+  std::size_t neighbours = 0;
+  for (std::size_t n = 0; n < kAround; ++n) {
+    if (pass.band.levels[static_cast<std::size_t>(static_cast<std::ptrdiff_t>(cell) + pass.around[n])] == 0) continue;
+    there[neighbours] = own + pass.around[n] * static_cast<std::ptrdiff_t>(group.stride) + first_k;
+    weights[neighbours++] = model.neighbours.data() + n * columns;
+  }
+  // With a zero on either side, as neighbours of k outside the band do not count.
+  std::array<std::int8_t, kMaxBandSize + 2 + kVector> luma;
+  const bool has_luma = pass.luma_band != nullptr && pass.luma_band->levels[cell] != 0;
+  if (has_luma) {
+    luma.fill(0);
+    std::copy_n(pass.luma->strengths.data() + cell * pass.luma->stride + first_k, pass.band.shape.count,
+                luma.data() + 1);
+  }
+  const std::int8_t* other = pass.other_band != nullptr && pass.other_band->levels[cell] != 0
+                                 ? pass.other->strengths.data() + cell * pass.other->stride + first_k
+                                 : nullptr;
+  for (std::size_t block = 0; block < columns; block += kVector) {
+    Vector sum = Load(model.bias.data() + block);
+    for (std::size_t n = 0; n < neighbours; ++n) sum += Load(there[n] + block) * Load(weights[n] + block);
+    for (std::uint64_t left = group.nonzero[cell]; left != 0; left &= left - 1) {
+      const auto k = static_cast<std::size_t>(std::countr_zero(left));
+      sum += Repeat(own[k]) * Load(model.patch.data() + k * columns + block);
+    }
+    if (has_luma) {
+      for (std::size_t d = 0; d < 3; ++d) {
+        sum += Load(luma.data() + d + block) * Load(model.luma.data() + d * columns + block);
+      }
+    }
+    if (other != nullptr) sum += Load(other + block) * Load(model.other.data() + block);
+    std::memcpy(scores + block, &sum, sizeof sum);
+  }
 }
 
-std::size_t RefinementContext(const std::uint32_t* at, std::size_t count, std::size_t row_step, int shift) {
-  const std::uint32_t known = *at >> (shift + 1);
+// What a change of one strength of the patch adds to the scores of its band.
+void AddInside(const BandModel& model, std::size_t k, int more, std::int16_t* scores) {
+  const Vector times = Repeat(static_cast<std::int8_t>(more));
+  for (std::size_t block = 0; block < model.columns; block += kVector) {
+    const Vector sum = Load(scores + block) + times * Load(model.patch.data() + k * model.columns + block);
+    std::memcpy(scores + block, &sum, sizeof sum);
+  }
+}
+
+std::size_t RefinementContext(const Pass& pass, std::size_t cell, std::size_t i) {
+  const std::size_t at = cell * pass.group.stride + pass.band.shape.first_k + i;
+  const std::uint32_t known = pass.group.values[at] >> (pass.plane + 2);
   if (known >= 4) return 5;
-  const std::uint32_t sides = Clip(*(at - count), shift, 2) + Clip(*(at - row_step), shift, 2) +
-                              Clip(*(at + count), shift, 2) + Clip(*(at + row_step), shift, 2);
+  std::uint32_t sides = 0;
+  for (std::size_t n = 0; n < 4; ++n) {
+    const std::int8_t strength =
+        pass.group.strengths[at + static_cast<std::size_t>(pass.around[n] *
+                                                           static_cast<std::ptrdiff_t>(pass.group.stride))];
+    sides += (strength > 0 ? 1u : 0u) + (strength > 2 ? 1u : 0u);
+  }
   const std::uint32_t level = (sides + 1) / 3;
   return known == 1 ? std::min(level, 2u) : 3 + std::min(level, 1u);
 }
 
-// Plane `plane` of one patch of a band; `lower` and `luma` as SignificanceContext takes them. False if the code ended.
+// The context of a sign, and whether the sign is coded inverted: what the signs left and right (5 sums) and above and
+// below (5 sums) say, of which half are the negatives of the others.
+struct SignContext {
+  std::size_t context = 0;
+  bool inverted = false;
+};
+SignContext SignContextOf(const Pass& pass, std::size_t cell, std::size_t i) {
+  const std::uint32_t* at = pass.group.values.data() + cell * pass.group.stride + pass.band.shape.first_k + i;
+  const auto sign = [&](std::size_t n) {
+    const std::uint32_t value = at[pass.around[n] * static_cast<std::ptrdiff_t>(pass.group.stride)];
+    return value < 2 ? 0 : (value & 1) != 0 ? -1 : 1;
+  };
+  const int sum = 5 * (sign(0) + sign(1)) + sign(2) + sign(3);
+  return {static_cast<std::size_t>(std::abs(sum)), sum < 0};
+}
+
+// What multiplies the weights in a score, gathered one by one: the reference for the functions above.
+std::vector<std::int8_t> ActiveFeatures(const Pass& pass, std::size_t cell) {
+  std::vector<std::int8_t> features(activity::kWeights, 0);
+  features[activity::kBias] = 1;
+  for (std::size_t n = 0; n < kAround; ++n) {
+    const auto there = static_cast<std::size_t>(static_cast<std::ptrdiff_t>(cell) + pass.around[n]);
+    features[activity::kNeighbours + n * 8 + pass.band.levels[there]] = 1;
+  }
+  if (pass.luma_band != nullptr) features[activity::kLuma + pass.luma_band->levels[cell]] = 1;
+  if (pass.other_band != nullptr) features[activity::kOther + pass.other_band->levels[cell]] = 1;
+  for (std::size_t k = 0; k < std::min<std::size_t>(kInside, pass.group.count); ++k) {
+    features[activity::kPatch + k] =
+        StrengthOf(pass.group.values[cell * pass.group.stride + k] >> (pass.plane + 1));
+  }
+  return features;
+}
+
+std::vector<std::int8_t> SignificanceFeatures(const Pass& pass, std::size_t cell, std::size_t i, bool fresh) {
+  const int shift = pass.plane + 1;
+  const GroupState& group = pass.group;
+  const std::size_t k = pass.band.shape.first_k + i;
+  std::vector<std::int8_t> features(significance::kWeights, 0);
+  features[significance::kBias] = 1;
+  features[significance::kFresh] = fresh ? 1 : 0;
+  for (std::size_t n = 0; n < kAround; ++n) {
+    const auto there = static_cast<std::size_t>(static_cast<std::ptrdiff_t>(cell) + pass.around[n]);
+    features[significance::kNeighbours + n] = StrengthOf(group.values[there * group.stride + k] >> shift);
+  }
+  if (pass.luma_band != nullptr) {
+    for (std::size_t d = 0; d < 3; ++d) {
+      if (i + d < 1 || i + d > pass.band.shape.count) continue;
+      features[significance::kLuma + d] = StrengthOf(pass.luma->values[cell * pass.luma->stride + k + d - 1] >> shift);
+    }
+  }
+  if (pass.other_band != nullptr) {
+    features[significance::kOther] = StrengthOf(pass.other->values[cell * pass.other->stride + k] >> shift);
+  }
+  for (std::size_t j = 0; j < std::min<std::size_t>(kInside, group.count); ++j) {
+    features[significance::kPatch + j] = StrengthOf(group.values[cell * group.stride + j] >> shift);
+  }
+  return features;
+}
+
+std::uint8_t LevelOfBand(const GroupState& group, const BandShape& shape, std::size_t cell) {
+  const std::int8_t* strengths = group.strengths.data() + cell * group.stride + shape.first_k;
+  std::uint32_t sum = 0;
+  for (std::size_t i = 0; i < shape.count; ++i) sum += static_cast<std::uint8_t>(strengths[i]);
+  return BandLevelOf(sum);
+}
+
+// Squared error, in steps, that a coefficient of magnitude 1 removes.
+double Worth(float exact) {
+  constexpr double kShown = 1.0 + kMidpoint - kOffset;
+  return kShown * (2 * double{exact} - kShown);
+}
+
+// Bits that a 1 costs more than a 0.
+double PriceOfOne(const entropy::Probability& context) {
+  const double one = context.OfOne() / 65536.0;
+  return std::log2((1 - one) / one);
+}
+
+// Whether the ones of a patch's band, which holds nothing larger, are worth their bits; clears them if not.
+bool IsWorthStarting(GroupTarget& target, std::size_t first, std::size_t count, double bit_price,
+                     const entropy::Probability& active) {
+  constexpr double kBitsOfOne = 3;  // its sign, and what tells which one it is
+  double worth = 0;
+  for (std::size_t i = first; i < first + count; ++i) {
+    if (target.values[i] >= 2) worth += std::max(0.0, Worth(target.exact[i]) - bit_price * kBitsOfOne);
+  }
+  if (worth >= bit_price * PriceOfOne(active)) return true;
+  std::fill_n(target.values.begin() + static_cast<std::ptrdiff_t>(first), count, 0u);
+  return false;
+}
+
+// One patch of a pass. False if the code ended.
 template <class Coder>
-bool CodePatch(Contexts& contexts, Band& band, std::size_t cell, std::size_t stride, int plane, std::uint32_t lower,
-               const std::uint32_t* luma, Coder& coder, const BandTarget* target, CutPoint* cut) {
-  const std::uint32_t context_class = band.shape.context_class;
-  const std::size_t count = band.shape.count;
-  const std::size_t row_step = stride * count;
+bool CodePatch(const Pass& pass, std::size_t cell, Coder& coder, GroupTarget* target, CutPoint* cut) {
+  GroupState& group = pass.group;
+  Band& band = pass.band;
+  Contexts& contexts = pass.tile.contexts;
+  const BandShape& shape = band.shape;
+  const int plane = pass.plane;
   const int shift = plane + 1;
-  std::uint32_t* values = band.values.data() + cell * count;
-  const std::uint32_t* truth = nullptr;
-  if constexpr (Coder::kEncodes) truth = target->values.data() + cell * count;
+  const std::size_t first = cell * group.stride + shape.first_k;
+  std::uint32_t* values = group.values.data() + first;
+  std::int8_t* strengths = group.strengths.data() + first;
+  std::uint32_t* truth = nullptr;
+  if constexpr (Coder::kEncodes) truth = target->values.data() + first;
 
   bool fresh = false;
   if (band.active[cell] == 0) {
     if constexpr (Coder::kEncodes) {
-      for (std::size_t i = 0; i < count; ++i) fresh |= (truth[i] >> shift) != 0;
+      for (std::size_t i = 0; i < shape.count; ++i) fresh |= (truth[i] >> shift) != 0;
     }
-    const std::uint32_t inside = std::min(lower, 2u) + (luma != nullptr ? 1 : 0);
-    fresh = coder.Code(fresh, contexts.Active(context_class, ActiveContext(band, cell, stride, inside)));
+    const int score = ActiveScore(pass, cell);
+    if constexpr (Coder::kEncodes) {
+      if (plane == 0 && fresh) {
+        fresh = IsWorthStarting(*target, first, shape.count, coder.bit_price,
+                                contexts.Active(shape.context_class, activity::LevelOf(score)));
+      }
+    }
+    if constexpr (Coder::kEncodes) {
+      if (coder.observer != nullptr) {
+        coder.observer->Scored(false, shape.context_class, ActiveFeatures(pass, cell), score, fresh);
+      }
+    }
+    fresh = coder.Code(fresh, contexts.Active(shape.context_class, activity::LevelOf(score)));
     if (coder.Stopped()) return false;
     if (!fresh) return true;
     band.active[cell] = 1;
   }
 
-  for (std::size_t i = 0; i < count; ++i) {
+  alignas(16) std::array<std::int16_t, kMaxBandSize> scores;
+  SignificanceScores(pass, cell, scores.data());
+
+  bool changed = false;
+  for (std::size_t i = 0; i < shape.count; ++i) {
     const std::uint32_t before = values[i];
     bool bit = false;
     if constexpr (Coder::kEncodes) bit = (truth[i] >> shift & 1) != 0;
     if (before >= 2) {
-      const std::size_t context = RefinementContext(values + i, count, row_step, shift);
-      bit = coder.Code(bit, contexts.Refinement(context_class, context));
+      bit = coder.Code(bit, contexts.Refinement(shape.context_class, RefinementContext(pass, cell, i)));
       if (coder.Stopped()) return false;
       values[i] = before | (bit ? 1u : 0u) << shift;
     } else {
-      const bool implied = fresh && i + 1 == count;  // the patch is active, and it was none of the others
+      const std::size_t row = shape.first_row + std::min<std::size_t>(i, shape.last_row - shape.first_row);
+      const bool implied = fresh && i + 1 == shape.count;  // the patch is active, and it was none of the others
       if (implied) {
         bit = true;
       } else {
-        const std::size_t context = SignificanceContext(values, i, count, row_step, luma, lower, shift);
-        bit = coder.Code(bit, contexts.Significance(context_class, context));
+        const int score = static_cast<std::int16_t>(scores[i] + (fresh ? pass.model.fresh[i] : 0));
+        if constexpr (Coder::kEncodes) {
+          if (plane == 0 && bit) {
+            // Something of a patch that has just become active must stay.
+            bool others = !fresh;
+            for (std::size_t j = i + 1; j < shape.count && !others; ++j) others = truth[j] >> shift != 0;
+            const auto& context = contexts.Significance(row, significance::LevelOf(score));
+            if (others && Worth(target->exact[first + i]) < coder.bit_price * (1 + PriceOfOne(context))) {
+              bit = false;
+              truth[i] = 0;
+            }
+          }
+          if (coder.observer != nullptr) {
+            coder.observer->Scored(true, row, SignificanceFeatures(pass, cell, i, fresh), score, bit);
+          }
+        }
+        bit = coder.Code(bit, contexts.Significance(row, significance::LevelOf(score)));
         if (coder.Stopped()) return false;
       }
       if (!bit) continue;
       fresh = false;
       bool negative = false;
       if constexpr (Coder::kEncodes) negative = (truth[i] & 1) != 0;
-      negative = coder.CodeRaw(negative);
+      const SignContext sign = SignContextOf(pass, cell, i);
+      negative = coder.Code(negative != sign.inverted, contexts.Sign(row, sign.context)) != sign.inverted;
       if (coder.Stopped()) return false;
       values[i] = std::uint32_t{1} << shift | (negative ? 1u : 0u);
+      if (shape.first_k + i < kInside) group.nonzero[cell] |= std::uint64_t{1} << (shape.first_k + i);
+    }
+    const std::int8_t strength = StrengthOf(values[i] >> shift);
+    if (strength != strengths[i]) {
+      const int more = strength - strengths[i];
+      strengths[i] = strength;
+      changed = true;
+      if (shape.first_k + i < kInside) AddInside(pass.model, shape.first_k + i, more, scores.data());
     }
     if constexpr (Coder::kEncodes) {
-      const double exact = target->exact[cell * count + i];
+      const double exact = target->exact[first + i];
       const double old_error = exact - std::abs(Dequantise(before, shift));
       const double new_error = exact - std::abs(Dequantise(values[i], plane));
       const double saved = old_error * old_error - new_error * new_error;
       cut->seen_saved += saved;
-      cut->measured_saved += saved * target->weights[i];
+      cut->measured_saved += saved * target->weights[shape.first_k + i];
     }
   }
+  if (changed) band.levels[cell] = LevelOfBand(group, shape, cell);
   return true;
+}
+
+// Before the first pass of a plane: what magnitudes count at that plane.
+void BeginPlane(TileState& tile, int plane) {
+  for (GroupState& group : tile.groups) {
+    for (std::size_t cell = 0; cell < group.nonzero.size(); ++cell) {
+      if (group.nonzero[cell] == 0 && group.count <= kInside) continue;
+      const std::uint32_t* values = group.values.data() + cell * group.stride;
+      std::int8_t* strengths = group.strengths.data() + cell * group.stride;
+      for (std::size_t k = 0; k < group.stride; ++k) strengths[k] = StrengthOf(values[k] >> (plane + 1));
+    }
+  }
+  for (Band& band : tile.bands) {
+    for (std::size_t cell = 0; cell < band.active.size(); ++cell) {
+      if (band.active[cell] != 0) band.levels[cell] = LevelOfBand(tile.groups[band.shape.group], band.shape, cell);
+    }
+  }
 }
 
 // One pass: plane `plane` of band `band_index`. False if the code ended inside.
 template <class Coder>
-bool CodePass(TileState& tile, std::size_t band_index, int plane, Coder& coder, const BandTarget* target,
-              CutPoint* cut) {
+bool CodePass(TileState& tile, std::size_t band_index, int plane, Coder& coder, GroupTarget* targets,
+              int top_plane_of_band, CutPoint* cut) {
+  if (band_index == 0) BeginPlane(tile, plane);
   Band& band = tile.bands[band_index];
   if (!band.started) {
     bool starts = false;
-    if constexpr (Coder::kEncodes) starts = target->top_plane >= plane;
+    if constexpr (Coder::kEncodes) starts = top_plane_of_band >= plane;
     starts = coder.Code(starts, tile.contexts.Started(band.shape.context_class));
     if (coder.Stopped()) return false;
     if (!starts) {
@@ -196,16 +408,23 @@ bool CodePass(TileState& tile, std::size_t band_index, int plane, Coder& coder, 
     }
     band.started = true;
   }
-  const Band* lower = band.shape.lower_band != kNoBand ? &tile.bands[band.shape.lower_band] : nullptr;
-  if (lower != nullptr && !lower->started) lower = nullptr;
-  const Band* luma = band.shape.luma_band != kNoBand ? &tile.bands[band.shape.luma_band] : nullptr;
+  const auto band_at = [&](std::size_t index) { return index != kNoBand ? &tile.bands[index] : nullptr; };
+  const Band* luma_band = band_at(band.shape.luma_band);
+  const Band* other_band = band_at(band.shape.other_band);
+  const Pass pass = {tile,
+                     tile.groups[band.shape.group],
+                     band,
+                     *band.shape.model,
+                     luma_band,
+                     other_band,
+                     luma_band != nullptr ? &tile.groups[luma_band->shape.group] : nullptr,
+                     other_band != nullptr ? &tile.groups[other_band->shape.group] : nullptr,
+                     AroundOf(tile.stride()),
+                     plane};
   for (std::uint32_t row = 0; row < tile.rows; ++row) {
     for (std::uint32_t column = 0; column < tile.columns; ++column) {
-      const std::size_t cell = tile.CellOf(column, row);
-      const std::uint32_t energy = lower != nullptr ? EnergyOfBand(*lower, cell, plane + 1) : 0;
-      const std::uint32_t* luma_values =
-          luma != nullptr && luma->active[cell] != 0 ? luma->values.data() + cell * luma->shape.count : nullptr;
-      if (!CodePatch(tile.contexts, band, cell, tile.stride(), plane, energy, luma_values, coder, target, cut)) {
+      if (!CodePatch(pass, tile.CellOf(column, row), coder,
+                     Coder::kEncodes ? targets + band.shape.group : nullptr, cut)) {
         band.ahead = std::size_t{row} * tile.columns + column;
         return false;
       }
@@ -234,23 +453,20 @@ std::vector<BandShape> MakeBands(TileKind kind, std::span<const std::uint32_t> c
       any = true;
       const std::uint32_t size = std::min(left, kBandSizes[std::min<std::size_t>(index, kBandSizes.size() - 1)]);
       const std::uint32_t family = group == 0 ? 0 : 1;
-      std::uint32_t context_class = 0;
-      switch (kind) {
-        case TileKind::kPicture:
-          context_class = family * 12 + std::min(index, 11u);
-          break;
-        case TileKind::kMeans:
-          context_class = 24 + family * 6 + std::min(index, 5u);
-          break;
-        case TileKind::kTop:
-          context_class = 36 + family;
-          break;
-      }
-      BandShape shape{group, next[group], size, index, context_class, kNoBand, kNoBand};
+      BandShape shape;
+      shape.group = group;
+      shape.first_k = next[group];
+      shape.count = size;
+      shape.index = index;
+      shape.context_class = static_cast<std::uint32_t>(activity::RowOf(kind, family, index));
+      shape.first_row = static_cast<std::uint32_t>(significance::RowOf(kind, family, shape.first_k));
+      shape.last_row = static_cast<std::uint32_t>(significance::RowOf(kind, family, shape.first_k + size - 1));
+      shape.model = &ModelOf(kind, family, index);
       for (std::size_t i = 0; i < bands.size(); ++i) {
         const BandShape& other = bands[i];
-        if (other.group == group && other.index + 1 == index) shape.lower_band = i;
-        if (group > 0 && other.group == 0 && other.index == index && other.count == size) shape.luma_band = i;
+        if (other.index != index || other.count != size) continue;
+        if (group > 0 && other.group == 0) shape.luma_band = i;
+        if (group > 1 && other.group + 1 == group) shape.other_band = i;
       }
       bands.push_back(shape);
       next[group] += size;
@@ -260,68 +476,85 @@ std::vector<BandShape> MakeBands(TileKind kind, std::span<const std::uint32_t> c
   return bands;
 }
 
-TileState::TileState(TileKind kind, std::uint32_t columns_in, std::uint32_t rows_in,
+TileState::TileState(TileKind kind_in, std::uint32_t columns_in, std::uint32_t rows_in,
                      std::span<const std::uint32_t> counts)
-    : columns(columns_in), rows(rows_in) {
+    : columns(columns_in), rows(rows_in), kind(kind_in) {
   const std::size_t cells = std::size_t{columns + 2} * (rows + 2);
+  for (const std::uint32_t count : counts) {
+    GroupState& group = groups.emplace_back();
+    group.count = count;
+    group.stride = (count + kVector - 1) / kVector * kVector;
+    group.values.assign(cells * group.stride, 0);
+    group.strengths.assign(cells * group.stride + kMaxBandSize, 0);
+    group.nonzero.assign(cells, 0);
+  }
   for (const BandShape& shape : MakeBands(kind, counts)) {
     Band band;
     band.shape = shape;
-    band.values.assign(cells * shape.count, 0);
     band.active.assign(cells, 0);
+    band.levels.assign(cells, 0);
     bands.push_back(std::move(band));
   }
 }
 
 std::size_t TileState::memory_bytes() const {
   std::size_t bytes = sizeof(TileState) + contexts.all.size() * sizeof(entropy::Probability);
-  for (const Band& band : bands) bytes += band.values.size() * sizeof(std::uint32_t) + band.active.size();
+  for (const GroupState& group : groups) {
+    bytes += group.values.size() * sizeof(std::uint32_t) + group.strengths.size() +
+             group.nonzero.size() * sizeof(std::uint64_t);
+  }
+  for (const Band& band : bands) bytes += band.active.size() + band.levels.size();
   return bytes;
 }
 
 TileCode EncodeTile(TileKind kind, std::uint32_t columns, std::uint32_t rows, std::span<const std::uint32_t> counts,
                     std::span<const std::vector<float>> targets, std::span<const std::vector<float>> weights,
-                    std::vector<std::array<std::uint64_t, 2>>* statistics) {
+                    const Quantiser& quantiser, ContextObserver* observer) {
   TileState tile(kind, columns, rows, counts);
   TileCode code;
-  std::vector<BandTarget> band_targets(tile.bands.size());
-  int top_plane = 0;
-  for (std::size_t b = 0; b < tile.bands.size(); ++b) {
-    const BandShape& shape = tile.bands[b].shape;
-    BandTarget& target = band_targets[b];
-    target.weights = weights[shape.group].data() + shape.first_k;
-    target.values.assign(tile.bands[b].values.size(), 0);
-    target.exact.assign(tile.bands[b].values.size(), 0.0f);
-    std::uint32_t largest = 0;
+  std::vector<GroupTarget> group_targets(counts.size());
+  std::vector<std::vector<std::uint32_t>> largest(counts.size());  // magnitude, of each k
+  std::uint32_t largest_of_all = 0;
+  for (std::size_t g = 0; g < counts.size(); ++g) {
+    GroupTarget& target = group_targets[g];
+    const GroupState& group = tile.groups[g];
+    target.weights = weights[g].data();
+    target.values.assign(group.values.size(), 0);
+    target.exact.assign(group.values.size(), 0.0f);
+    largest[g].assign(counts[g], 0);
+    const float* from = targets[g].data();
     for (std::uint32_t row = 0; row < rows; ++row) {
       for (std::uint32_t column = 0; column < columns; ++column) {
-        const float* from =
-            targets[shape.group].data() + (std::size_t{row} * columns + column) * counts[shape.group] + shape.first_k;
-        const std::size_t to = tile.CellOf(column, row) * shape.count;
-        for (std::size_t i = 0; i < shape.count; ++i) {
-          const float exact = std::abs(from[i]);
+        const std::size_t to = tile.CellOf(column, row) * group.stride;
+        for (std::size_t k = 0; k < counts[g]; ++k, ++from) {
+          const float exact = std::abs(*from);
           constexpr float kLargest = static_cast<float>((1u << (kMaxPlanes - 1)) - 1);
-          const auto magnitude = static_cast<std::uint32_t>(std::min(exact + kRounding, kLargest));
-          target.exact[to + i] = exact;
+          const auto magnitude = static_cast<std::uint32_t>(std::min(exact + quantiser.rounding, kLargest));
+          target.exact[to + k] = exact;
           const double energy = double{exact} * exact;
           code.energy.seen_saved += energy;
-          code.energy.measured_saved += energy * target.weights[i];
-          target.values[to + i] = magnitude << 1 | (from[i] < 0 ? 1u : 0u);
-          largest = std::max(largest, magnitude);
+          code.energy.measured_saved += energy * target.weights[k];
+          target.values[to + k] = magnitude << 1 | (*from < 0 ? 1u : 0u);
+          largest[g][k] = std::max(largest[g][k], magnitude);
         }
       }
     }
-    target.top_plane = std::bit_width(largest) - 1;
-    top_plane = std::max(top_plane, target.top_plane);
+    for (const std::uint32_t magnitude : largest[g]) largest_of_all = std::max(largest_of_all, magnitude);
+  }
+  const int top_plane = std::max(0, static_cast<int>(std::bit_width(largest_of_all)) - 1);
+  std::vector<int> top_planes;  // of each band
+  for (const Band& band : tile.bands) {
+    const auto first = largest[band.shape.group].begin() + band.shape.first_k;
+    top_planes.push_back(static_cast<int>(std::bit_width(*std::max_element(first, first + band.shape.count))) - 1);
   }
 
   entropy::RangeEncoder encoder;
-  Writer writer(encoder, statistics, tile.contexts.all.data());
+  Writer writer(encoder, quantiser.bit_price, observer, tile.contexts.all.data());
   for (int bit = 4; bit >= 0; --bit) encoder.CodeRaw((top_plane >> bit & 1) != 0);
   CutPoint cut;
   for (int plane = top_plane; plane >= 0; --plane) {
     for (std::size_t b = 0; b < tile.bands.size(); ++b) {
-      CodePass(tile, b, plane, writer, &band_targets[b], &cut);
+      CodePass(tile, b, plane, writer, group_targets.data(), top_planes[b], &cut);
       cut.bytes = static_cast<std::uint32_t>(encoder.prefix_bytes());
       code.cuts.push_back(cut);
     }
@@ -346,7 +579,7 @@ void TileDecoder::Decode(std::size_t passes, std::span<const std::uint8_t> bytes
   const std::size_t band_count = state_.bands.size();
   for (; passes > 0 && !state_.finished(); --passes) {
     const int plane = state_.top_plane - static_cast<int>(state_.passes / band_count);
-    if (!CodePass<Reader>(state_, state_.passes % band_count, plane, reader, nullptr, nullptr)) return;
+    if (!CodePass<Reader>(state_, state_.passes % band_count, plane, reader, nullptr, 0, nullptr)) return;
     ++state_.passes;
   }
 }

@@ -14,19 +14,27 @@
 #include <span>
 #include <vector>
 
+#include "common/codec/codec.h"
+#include "common/codec/context_model.h"
 #include "common/entropy/entropy.h"
 
 namespace holo::codec {
 
-// Quantiser: index = floor(|c| / step + kRounding); a 0 therefore covers (-(1 - kRounding), 1 - kRounding) steps.
-inline constexpr float kRounding = 0.33f;
-// Where in an interval of the quantiser a value is put: below the middle, as small values are likelier.
-inline constexpr float kMidpoint = 0.39f;
+// Where in an interval a value is put: magnitude m of which planes from p up are known stands for
+// m + 2^p * kMidpoint - kOffset steps, below the middle, as small values are likelier.
+inline constexpr float kMidpoint = 0.37f;
+inline constexpr float kOffset = 0.33f;
+
+// How the encoder rounds. Nothing that a decoder knows.
+struct Quantiser {
+  float rounding = 0.40f;  // magnitude = floor(|c| / step + rounding)
+  // Squared steps that a bit must save: single ones that save less become zeros. 0: all are coded.
+  double bit_price = 0.1;
+};
 
 inline constexpr int kMaxPlanes = 28;
 
-// The kind of tile decides which contexts are used.
-enum class TileKind : std::uint8_t { kPicture, kMeans, kTop };
+inline constexpr std::size_t kNoBand = static_cast<std::size_t>(-1);
 
 // What is fixed about a band: which coefficients, and which contexts.
 struct BandShape {
@@ -35,31 +43,47 @@ struct BandShape {
   std::uint32_t count = 0;
   std::uint32_t index = 0;  // within its group
   std::uint32_t context_class = 0;
-  std::size_t lower_band = 0;  // the next lower band of the group, as an index into the tile's bands, or kNoBand
-  std::size_t luma_band = 0;   // the same band of the first group, for later groups, or kNoBand
+  std::uint32_t first_row = 0;  // of the weights and contexts of its coefficients
+  std::uint32_t last_row = 0;
+  const BandModel* model = nullptr;
+  // Indices into the tile's bands, or kNoBand: the same band of the first group, for later groups, and of the group
+  // before if that is not the first.
+  std::size_t luma_band = kNoBand;
+  std::size_t other_band = kNoBand;
 };
-inline constexpr std::size_t kNoBand = static_cast<std::size_t>(-1);
 
 // The bands of a tile in coding order. `counts[g]` is the number of coefficients of group g.
 [[nodiscard]] std::vector<BandShape> MakeBands(TileKind kind, std::span<const std::uint32_t> counts);
 
-// Coefficients of one band over the tile, as far as known.
+// Coefficients of one group over the tile, as far as known. A *cell* is a patch; around the patches lies a border of
+// cells that stay zero.
+struct GroupState {
+  std::uint32_t count = 0;            // coefficients of a patch
+  std::size_t stride = 0;             // `count` rounded up
+  std::vector<std::uint32_t> values;  // [cells, stride]: magnitude << 1 | sign
+  // [cells, stride] StrengthOf() each magnitude at the plane of the last pass, and then some more zeros.
+  std::vector<std::int8_t> strengths;
+  std::vector<std::uint64_t> nonzero;  // [cells] bit k: coefficient k < 64 is not zero
+};
+
+// One band over the tile.
 struct Band {
   BandShape shape;
-  // [ (rows + 2) * (columns + 2), count ]: magnitude << 1 | sign, with a border of zeros around the patches.
-  std::vector<std::uint32_t> values;
-  std::vector<std::uint8_t> active;  // [(rows + 2) * (columns + 2)] some coefficient of the patch is not zero
+  std::vector<std::uint8_t> active;  // [cells] some coefficient of the patch is not zero
+  std::vector<std::uint8_t> levels;  // [cells] BandLevelOf() the strengths
   bool started = false;
   int plane = 0;          // the lowest plane known for all patches
   std::size_t ahead = 0;  // patches for which plane - 1 is known, too
 };
 
-inline constexpr std::size_t kContextClasses = 2 * 12 + 2 * 6 + 2;
-inline constexpr std::size_t kActiveContexts = 16;
-inline constexpr std::size_t kSignificanceContexts = 64;
 inline constexpr std::size_t kRefinementContexts = 8;
-inline constexpr std::size_t kContextsPerClass = kActiveContexts + kSignificanceContexts + kRefinementContexts + 1;
-inline constexpr std::size_t kContexts = kContextClasses * kContextsPerClass;
+inline constexpr std::size_t kSignContexts = 13;
+inline constexpr std::size_t kSignificanceAt = 0;
+inline constexpr std::size_t kSignAt = kSignificanceAt + significance::kRows * significance::kLevels;
+inline constexpr std::size_t kActiveAt = kSignAt + significance::kRows * kSignContexts;
+inline constexpr std::size_t kRefinementAt = kActiveAt + activity::kRows * activity::kLevels;
+inline constexpr std::size_t kStartedAt = kRefinementAt + activity::kRows * kRefinementContexts;
+inline constexpr std::size_t kContexts = kStartedAt + activity::kRows;
 
 // Probabilities of a fresh tile, trained on photographs. Part of the format.
 [[nodiscard]] const std::array<std::uint16_t, kContexts>& InitialProbabilities();
@@ -67,20 +91,24 @@ inline constexpr std::size_t kContexts = kContextClasses * kContextsPerClass;
 struct Contexts {
   std::vector<entropy::Probability> all;
   Contexts();
-  entropy::Probability& Active(std::uint32_t c, std::size_t i) { return all[c * kContextsPerClass + i]; }
-  entropy::Probability& Significance(std::uint32_t c, std::size_t i) {
-    return all[c * kContextsPerClass + kActiveContexts + i];
+  // `row` as significance::RowOf() and activity::RowOf() give it.
+  entropy::Probability& Significance(std::size_t row, std::size_t i) {
+    return all[kSignificanceAt + row * significance::kLevels + i];
   }
-  entropy::Probability& Refinement(std::uint32_t c, std::size_t i) {
-    return all[c * kContextsPerClass + kActiveContexts + kSignificanceContexts + i];
+  entropy::Probability& Sign(std::size_t row, std::size_t i) { return all[kSignAt + row * kSignContexts + i]; }
+  entropy::Probability& Active(std::size_t row, std::size_t i) { return all[kActiveAt + row * activity::kLevels + i]; }
+  entropy::Probability& Refinement(std::size_t row, std::size_t i) {
+    return all[kRefinementAt + row * kRefinementContexts + i];
   }
-  entropy::Probability& Started(std::uint32_t c) { return all[c * kContextsPerClass + kContextsPerClass - 1]; }
+  entropy::Probability& Started(std::size_t row) { return all[kStartedAt + row]; }
 };
 
 // The state that both directions share.
 struct TileState {
   std::uint32_t columns = 0;  // patches
   std::uint32_t rows = 0;
+  TileKind kind = TileKind::kPicture;
+  std::vector<GroupState> groups;
   std::vector<Band> bands;
   Contexts contexts;
   int top_plane = -1;      // of the whole tile; -1: not known yet
@@ -102,7 +130,7 @@ struct TileState {
   const std::uint32_t magnitude = bits >> 1;
   if (magnitude == 0) return 0.0f;
   const float width = static_cast<float>(std::uint32_t{1} << plane);
-  const float value = static_cast<float>(magnitude) + width * kMidpoint - kRounding;
+  const float value = static_cast<float>(magnitude) + width * kMidpoint - kOffset;
   return (bits & 1) != 0 ? -value : value;
 }
 
@@ -122,11 +150,11 @@ struct TileCode {
 
 // `targets[g]` is [rows * columns, counts[g]]: signed coefficients of group g in steps (not rounded); `weights[g]` is
 // [counts[g]], what a squared step of each counts in measured error. A pass is coded for every plane of every band.
-// Counts what each context coded in `statistics` ([kContexts][2]) if not null.
+// Tells `observer`, if not null, of every decision.
 [[nodiscard]] TileCode EncodeTile(TileKind kind, std::uint32_t columns, std::uint32_t rows,
                                   std::span<const std::uint32_t> counts, std::span<const std::vector<float>> targets,
                                   std::span<const std::vector<float>> weights,
-                                  std::vector<std::array<std::uint64_t, 2>>* statistics = nullptr);
+                                  const Quantiser& quantiser, ContextObserver* observer = nullptr);
 
 // Decodes further passes of a tile as its code arrives.
 class TileDecoder {

@@ -18,6 +18,7 @@ TilePatches MakePatches(const container::AssetHeader& header, const AssetLayout&
   const std::size_t patches = std::size_t{shape.columns} * shape.rows;
   for (std::size_t g = 0; g < layout.groups.size(); ++g) {
     const GroupLayout& group = layout.groups[g];
+    const GroupState& state = tile.groups[g];
     const std::vector<float> steps =
         level.patch_px == 1 ? std::vector<float>(group.group.channel_count, StepOf(header, group.group, level))
                             : StepsOf(header, group, level);
@@ -39,7 +40,7 @@ TilePatches MakePatches(const container::AssetHeader& header, const AssetLayout&
           if (band->active[cell] == 0) continue;
           const int plane = patch < band->ahead ? band->plane - 1 : band->plane;
           const std::uint32_t count = band->shape.count;
-          const std::uint32_t* values = band->values.data() + cell * count;
+          const std::uint32_t* values = state.values.data() + cell * state.stride + band->shape.first_k;
           for (std::uint32_t i = 0; i < count; ++i) {
             const std::uint32_t k = band->shape.first_k + i;
             // Written always and kept if it is not zero: which ones are cannot be foreseen.

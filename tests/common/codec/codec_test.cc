@@ -6,6 +6,7 @@
 #include <cmath>
 #include <random>
 
+#include "common/codec/context_model.h"
 #include "common/quality/quality.h"
 #include "common/render/render.h"
 
@@ -98,7 +99,7 @@ TEST_CASE("pictures of every shape survive at high quality") {
     const double psnr = quality::Psnr(original, decoded).value();
     CHECK(psnr > row.least_psnr);
     CHECK(encoded.statistics.file_bytes == encoded.file.size());
-    if (original.layout().width > 100) CHECK(std::abs(encoded.statistics.estimated_psnr_db - psnr) < 2.0);
+    if (original.layout().width > 100) CHECK(std::abs(encoded.statistics.estimated_psnr_db - psnr) < 2.5);
   }
 }
 
@@ -189,7 +190,7 @@ Picture Drawing() {
 TEST_CASE("drawings are coded without the lapped filter, photographs with it") {
   const std::vector<std::uint8_t> file = Encode(Drawing(), Universal(80)).value().file;
   CHECK_FALSE(OpenFile(file).header().lapped);
-  CHECK(quality::Psnr(Drawing(), Decode(file)).value() > 35);
+  CHECK(quality::Psnr(Drawing(), Decode(file)).value() > 33);
   const Picture scene = Scene({300, 300, 3, SampleType::kU8, ColorModel::kRgb, false});
   CHECK(OpenFile(Encode(scene, Universal(80)).value().file).header().lapped);
 }
@@ -209,6 +210,68 @@ TEST_CASE("without the lapped filter windows and smaller scales show the same pi
                                     region.height >> scale_log2})
                              .value();
     CHECK(LargestError(window, same) == 0);
+  }
+}
+
+TEST_CASE("each tuning is the best by its own measure at equal bytes") {
+  const Picture original = Scene({320, 208, 3, SampleType::kU8, ColorModel::kRgb, false});
+  double psnr[2];
+  double ms_ssim[2];
+  for (const std::size_t i : {0, 1}) {
+    EncodeOptions options;
+    options.basis_choice = BasisChoice::kUniversal;
+    options.max_bytes = 6000;
+    options.tuning = i == 0 ? Tuning::kPsnr : Tuning::kMsSsim;
+    const Picture shown = Decode(Encode(original, options)->file);
+    psnr[i] = quality::Psnr(original, shown).value();
+    ms_ssim[i] = quality::MsSsim(original, shown).value();
+  }
+  CHECK(psnr[0] > psnr[1]);
+  CHECK(ms_ssim[0] < ms_ssim[1]);
+}
+
+// Compares scores with sums of weights times features, one by one.
+class ScoreChecker final : public ContextObserver {
+ public:
+  void Scored(bool significance, std::size_t row, std::span<const std::int8_t> features, int score, bool) override {
+    const std::int16_t* weights = significance ? SignificanceWeights().data() + row * significance::kWeights
+                                               : ActivityWeights().data() + row * activity::kWeights;
+    int sum = 0;
+    for (std::size_t i = 0; i < features.size(); ++i) sum += weights[i] * features[i];
+    ++(significance ? significances : activities);
+    if (sum != score) ++wrong;
+  }
+  void Coded(std::size_t context, bool) override { last_context = std::max(last_context, context); }
+
+  int significances = 0;
+  int activities = 0;
+  int wrong = 0;
+  std::size_t last_context = 0;
+};
+
+TEST_CASE("the entropy coder's vectors give the scores of their definition") {
+  struct Row {
+    const char* name;
+    pixels::Layout layout;
+    BasisChoice basis;
+  };
+  const Row rows[] = {
+      {"RGB", {300, 100, 3, SampleType::kU8, ColorModel::kRgb, false}, BasisChoice::kUniversal},
+      {"five channels, more than 64 rows", {90, 50, 5, SampleType::kU8, ColorModel::kGeneric, false}, BasisChoice::kOwn},
+      {"two pixels", {2, 1, 4, SampleType::kU16, ColorModel::kRgb, true}, BasisChoice::kUniversal},
+  };
+  for (const Row& row : rows) {
+    CAPTURE(row.name);
+    ScoreChecker checker;
+    EncodeOptions options;
+    options.quality = 95;
+    options.basis_choice = row.basis;
+    options.observer = &checker;
+    REQUIRE(Encode(Scene(row.layout), options).has_value());
+    CHECK(checker.wrong == 0);
+    CHECK(checker.activities > 0);
+    CHECK((row.layout.width < 8 || checker.significances > 100));
+    CHECK(checker.last_context < ContextCount());
   }
 }
 
