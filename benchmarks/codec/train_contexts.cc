@@ -39,11 +39,11 @@ class Regression {
   }
 
   void Print(const std::string& function, const std::string& model) const {
-    std::cout << "\nconst std::array<std::int16_t, " << model << "::kRows * " << model << "::kWeights>& " << function
-              << "() {\n  static constexpr std::array<std::int16_t, " << model << "::kRows * " << model
+    std::cout << "\nconst std::array<std::int8_t, " << model << "::kRows * " << model << "::kWeights>& " << function
+              << "() {\n  static constexpr std::array<std::int8_t, " << model << "::kRows * " << model
               << "::kWeights> kTable = {\n";
     for (std::size_t i = 0; i < values_.size(); ++i) {
-      std::cout << std::clamp(std::lround(values_[i] * codec::kScorePerLogOdds), -999L, 999L)
+      std::cout << std::clamp(std::lround(values_[i] * codec::kScorePerLogOdds), -127L, 127L)
                 << (i % 24 == 23 ? ",\n" : ",");
     }
     std::cout << "};\n  return kTable;\n}\n";

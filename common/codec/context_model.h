@@ -88,8 +88,8 @@ inline constexpr std::size_t kLevels = 32;
 inline constexpr float kScorePerLogOdds = 41.6f;
 
 // The trained weights (context_weights.cc): [kRows][kWeights].
-[[nodiscard]] const std::array<std::int16_t, significance::kRows * significance::kWeights>& SignificanceWeights();
-[[nodiscard]] const std::array<std::int16_t, activity::kRows * activity::kWeights>& ActivityWeights();
+[[nodiscard]] const std::array<std::int8_t, significance::kRows * significance::kWeights>& SignificanceWeights();
+[[nodiscard]] const std::array<std::int8_t, activity::kRows * activity::kWeights>& ActivityWeights();
 
 // Sizes of successive bands of a group: small where most of the energy is.
 inline constexpr std::array<std::uint32_t, 16> kBandSizes = {2, 3, 4, 5, 6, 8, 10, 12, 13, 16, 20, 24, 28, 32, 48, 64};
@@ -104,7 +104,7 @@ struct BandModel {
   std::vector<std::int16_t> luma;        // [3][columns]
   std::vector<std::int16_t> other;
   std::vector<std::int16_t> patch;        // [64][columns]
-  const std::int16_t* active = nullptr;   // the row of ActivityWeights()
+  const std::int8_t* active = nullptr;  // the row of ActivityWeights()
 };
 inline constexpr std::size_t kVector = 8;
 

@@ -5,8 +5,8 @@ namespace holo::codec {
 
 // clang-format off
 
-const std::array<std::int16_t, significance::kRows * significance::kWeights>& SignificanceWeights() {
-  static constexpr std::array<std::int16_t, significance::kRows * significance::kWeights> kTable = {
+const std::array<std::int8_t, significance::kRows * significance::kWeights>& SignificanceWeights() {
+  static constexpr std::array<std::int8_t, significance::kRows * significance::kWeights> kTable = {
 -13,20,2,1,3,1,1,1,0,0,0,0,0,0,0,-1,0,0,-1,0,0,0,0,0,
 0,0,-1,-1,0,-1,0,0,1,0,0,0,0,1,0,-2,1,-1,1,0,1,0,0,0,
 0,1,0,1,0,1,0,0,0,0,-1,0,0,0,0,0,2,2,1,0,1,1,0,-2,
@@ -524,8 +524,8 @@ const std::array<std::int16_t, significance::kRows * significance::kWeights>& Si
   return kTable;
 }
 
-const std::array<std::int16_t, activity::kRows * activity::kWeights>& ActivityWeights() {
-  static constexpr std::array<std::int16_t, activity::kRows * activity::kWeights> kTable = {
+const std::array<std::int8_t, activity::kRows * activity::kWeights>& ActivityWeights() {
+  static constexpr std::array<std::int8_t, activity::kRows * activity::kWeights> kTable = {
 -3,-30,21,22,20,16,21,0,0,-8,0,18,13,13,14,0,0,-27,19,20,18,15,17,0,
 0,-10,0,20,14,12,17,0,0,-11,9,6,1,-6,-9,0,0,-15,13,12,5,0,1,0,
 0,-4,0,4,-2,-5,-6,0,0,-5,0,9,3,1,-1,0,0,0,0,0,0,0,0,0,

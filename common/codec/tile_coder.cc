@@ -76,7 +76,7 @@ struct Pass {
 
 // The score of "becomes active", by the definition in context_model.h.
 int ActiveScore(const Pass& pass, std::size_t cell) {
-  const std::int16_t* weights = pass.model.active;
+  const std::int8_t* weights = pass.model.active;
   int score = weights[activity::kBias];
   for (std::size_t n = 0; n < kAround; ++n) {
     score += weights[activity::kNeighbours + n * 8 + pass.band.levels[static_cast<std::size_t>(

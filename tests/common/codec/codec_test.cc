@@ -234,7 +234,7 @@ TEST_CASE("each tuning is the best by its own measure at equal bytes") {
 class ScoreChecker final : public ContextObserver {
  public:
   void Scored(bool significance, std::size_t row, std::span<const std::int8_t> features, int score, bool) override {
-    const std::int16_t* weights = significance ? SignificanceWeights().data() + row * significance::kWeights
+    const std::int8_t* weights = significance ? SignificanceWeights().data() + row * significance::kWeights
                                                : ActivityWeights().data() + row * activity::kWeights;
     int sum = 0;
     for (std::size_t i = 0; i < features.size(); ++i) sum += weights[i] * features[i];
