@@ -1,4 +1,5 @@
 // holo lm chat: a conversation with a model.
+#include <poll.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -33,7 +34,8 @@ struct Options {
   CLI::Option* start_option = nullptr;
 };
 
-// Lines of standard input, read so that a signal ends the wait.
+// Lines of standard input, read so that a signal ends the wait. A signal may come just before the wait begins, or reach
+// another thread: so the wait looks for it now and then.
 class Lines {
  public:
   enum class Kind : std::uint8_t { kLine, kInterrupted, kEnd };
@@ -47,15 +49,18 @@ class Lines {
         return Kind::kLine;
       }
       if (is_over_ || told_to_end != 0) return Kind::kEnd;
-      char buffer[4096];
-      const ssize_t got = ::read(STDIN_FILENO, buffer, sizeof(buffer));
-      if (got < 0 && errno == EINTR) {
-        if (told_to_end != 0) return Kind::kEnd;
-        if (stop_pressed == 0) continue;
+      if (stop_pressed != 0) {
         stop_pressed = 0;
         pending_.clear();
         return Kind::kInterrupted;
       }
+      constexpr int kLookEveryMs = 50;
+      pollfd input{STDIN_FILENO, POLLIN, 0};
+      const int ready = ::poll(&input, 1, kLookEveryMs);
+      if (ready == 0 || (ready < 0 && errno == EINTR)) continue;
+      char buffer[4096];
+      const ssize_t got = ::read(STDIN_FILENO, buffer, sizeof(buffer));
+      if (got < 0 && errno == EINTR) continue;
       if (got <= 0) {
         is_over_ = true;
       } else {
@@ -257,7 +262,6 @@ Result<void> RunChat(const Options& options, const Globals& globals) {
   HOLO_ASSIGN_OR_RETURN(chat::Template form, TemplateOf(options, model));
   HOLO_ASSIGN_OR_RETURN(generation::Options generation, Resolve(options.sampling, *model.base.tokenizer));
   if (Interrupted()) return Fail(Code::kCancelled, "chat: cancelled");
-  // Not std::signal: reading a line has to end where a signal comes.
   struct sigaction handler {};
   handler.sa_handler = OnSignal;
   for (const int number : {SIGINT, SIGTERM, SIGHUP}) ::sigaction(number, &handler, nullptr);
