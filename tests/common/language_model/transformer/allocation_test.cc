@@ -27,6 +27,13 @@ void* operator new(std::size_t bytes) {
 void* operator new[](std::size_t bytes) {
   return Counted(bytes);
 }
+// The library's own call the two above; a sanitizer's do not.
+void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
+  return Counted(bytes);
+}
+void* operator new[](std::size_t bytes, const std::nothrow_t&) noexcept {
+  return Counted(bytes);
+}
 void operator delete(void* data) noexcept {
   std::free(data);
 }
