@@ -8,16 +8,17 @@
 namespace holo::benchmarks {
 namespace {
 
-constexpr double kPanelWidth = 600;
+constexpr double kPanelWidth = 700;
 constexpr double kPanelHeight = 440;
 constexpr double kLeft = 66;
-constexpr double kRight = 18;
+constexpr double kRight = 140;  // the legend stands there
 constexpr double kTop = 40;
 constexpr double kBottom = 54;
 constexpr double kTitleHeight = 44;
 
-// Distinguishable also with common colour blindness (Okabe and Ito).
-constexpr std::array<const char*, 6> kColors = {"#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#444444"};
+// Distinguishable also with common colour blindness: those of Okabe and Ito, then purple and olive.
+constexpr std::array<const char*, 9> kColors = {"#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00",
+                                                "#444444", "#56B4E9", "#6A3D9A", "#9A9A00"};
 
 std::string Format(double value, int decimals) {
   std::array<char, 64> text;
@@ -131,7 +132,7 @@ std::string DrawPanel(const Panel& panel, double left, double top, std::vector<s
       "transform=\"rotate(-90 " + Format(left + 18, 1) + " " + Format(top + kTop + height / 2, 1) + ")\"";
   out += Text(left + 18, top + kTop + height / 2, panel.y_label, "text-anchor=\"middle\" " + turn);
 
-  double legend_y = top + kTop + height - 12 - 19 * static_cast<double>(panel.series.size() - 1);
+  double legend_y = top + kTop + 12;
   for (const Series& series : panel.series) {
     const std::string color = ColorOf(series.name, names);
     std::string points;
@@ -141,7 +142,7 @@ std::string DrawPanel(const Panel& panel, double left, double top, std::vector<s
       out += "<circle r=\"2.8\" cx=\"" + Format(scale_x(x), 1) + "\" cy=\"" + Format(scale_y(y), 1) + "\" fill=\"" +
              color + "\"/>\n";
     }
-    const double legend_x = left + kLeft + width - 120;
+    const double legend_x = left + kLeft + width + 14;
     out += "<line x1=\"" + Format(legend_x, 1) + "\" y1=\"" + Format(legend_y - 4, 1) + "\" x2=\"" +
            Format(legend_x + 24, 1) + "\" y2=\"" + Format(legend_y - 4, 1) + "\" stroke-width=\"3\" stroke=\"" + color +
            "\"/>\n";
