@@ -264,6 +264,8 @@ Result<void> RunChat(const Options& options, const Globals& globals) {
   if (Interrupted()) return Fail(Code::kCancelled, "chat: cancelled");
   struct sigaction handler {};
   handler.sa_handler = OnSignal;
+  // A write to the terminal that a signal interrupts goes on: otherwise what was to be printed would be lost.
+  handler.sa_flags = SA_RESTART;
   for (const int number : {SIGINT, SIGTERM, SIGHUP}) ::sigaction(number, &handler, nullptr);
   Chat chat(options, globals, model, std::move(form), std::move(generation));
   chat.Describe(model);
