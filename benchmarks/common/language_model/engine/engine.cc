@@ -3,7 +3,7 @@
 //
 //   memory      bytes of weights read each second by decoding one sequence, against this machine's memory bandwidth:
 //               the best of several reads of 512 MiB on as many threads
-//   batch       tokens/s of 1, 8 and 32 sequences that decode together
+//   batch       tokens/s of 1, 8 and 32 sequences (--sequences) that decode together
 //   prefill     tokens/s of one prompt
 //   decode      tokens/s of one sequence behind that prompt
 //   attention   microseconds that one token's attention takes over --context tokens in every layer, with each cache
@@ -276,6 +276,7 @@ struct Options {
   std::string model;
   std::vector<std::string> only;
   std::vector<std::string> weights = {"fp32", "bf16", "int8"};
+  std::vector<std::size_t> sequences = {1, 8, 32};
   std::string cache = "fp16";
   unsigned threads = 2;
   int rounds = 5;
@@ -333,21 +334,22 @@ void RunWeights(const Options& options, const weights::Gpt2Weights& weights, con
     Print("memory", type_name + " decode", 1 / decode, "tokens/s");
   }
   if (options.Wants("batch")) {
-    const std::size_t counts[] = {1, 8, 32};
+    const std::vector<std::size_t>& counts = options.sequences;
     std::vector<std::unique_ptr<Batch>> batches;
     for (const std::size_t count : counts) batches.push_back(MakeBatch(*model, scheme, count, 32, pool));
-    double best[3] = {1e9, 1e9, 1e9};
+    std::vector<double> best(counts.size(), std::numeric_limits<double>::infinity());
     for (int round = 0; round < options.rounds; ++round) {
-      for (std::size_t i = 0; i < 3; ++i) {
+      for (std::size_t i = 0; i < counts.size(); ++i) {
         const std::size_t steps = std::max<std::size_t>(2, options.steps / counts[i]);
         best[i] = std::min(best[i], Decode(*model, *batches[i], steps, pool));
       }
     }
-    for (std::size_t i = 0; i < 3; ++i) {
+    for (std::size_t i = 0; i < counts.size(); ++i) {
       Print("batch", type_name + " sequences: " + std::to_string(counts[i]), static_cast<double>(counts[i]) / best[i],
             "tokens/s");
     }
-    Print("batch", type_name + " 32 against 1", 32 * best[0] / best[2], "times");
+    Print("batch", type_name + " " + std::to_string(counts.back()) + " against " + std::to_string(counts.front()),
+          static_cast<double>(counts.back()) * best.front() / (static_cast<double>(counts.front()) * best.back()), "times");
   }
   if (options.Wants("decode")) {
     auto batch = MakeBatch(*model, scheme, 1, options.prompt, pool);
@@ -399,6 +401,9 @@ int main(int argc, char** argv) {
   app.add_option("--model", options.model, "a GPT-2 directory; without it, GPT-2 124M's geometry with random weights");
   app.add_option("--only", options.only, "sections: memory, batch, prefill, decode, attention, resident");
   app.add_option("--weights", options.weights, "fp32, bf16, int8")->capture_default_str();
+  app.add_option("--sequences", options.sequences, "that decode together, for batch")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
   app.add_option("--cache", options.cache, "fp32, fp16, int8 or int4")->capture_default_str();
   app.add_option("--threads", options.threads)->capture_default_str();
   app.add_option("--rounds", options.rounds)->capture_default_str();
