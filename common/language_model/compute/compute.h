@@ -222,10 +222,34 @@ void AttendTile(const AttentionRows& rows, const float* keys, const float* value
 void ToHalf(const float* values, std::size_t count, std::uint16_t* out);
 void FromHalf(const std::uint16_t* values, std::size_t count, float* out);
 
-// out = code * scale, value by value; `count` is a multiple of 16. Codes of 8 bits are -128..127; those of 4 bits lie
-// two in a byte, the first count / 2 of them in the low nibbles, each 8 more than what it stands for.
-void ExpandInt8(const std::uint8_t* codes, const float* scales, std::size_t count, float* out);
-void ExpandInt4(const std::uint8_t* codes, const float* scales, std::size_t count, float* out);
+// A tile of keys and values as a cache stores them: keys [dims, kTileTokens] (transposed), values [kTileTokens, dims].
+// Codes of 4 bits lie two in a byte: a row of n has its first half in the low nibbles of n / 2 bytes, its second in the
+// high ones, each 8 more than what it stands for.
+enum class TileType : std::uint8_t {
+  kF32,
+  kF16,
+  kInt8,  // code * scale
+  kInt4,  // likewise
+};
+struct StoredTile {
+  TileType type = TileType::kF32;
+  std::size_t dims = 0;   // a multiple of kPanel, at most kMostTileDims
+  std::size_t group = 0;  // int8 and int4: neighbouring dims with one scale, 16 or 32; divides dims
+  const std::uint8_t* keys = nullptr;
+  const std::uint8_t* values = nullptr;
+  const std::uint16_t* key_scales = nullptr;    // [dims / group, kTileTokens], half precision
+  const std::uint16_t* value_scales = nullptr;  // [kTileTokens, dims / group]
+};
+inline constexpr std::size_t kMostTileDims = 512;
+
+// `keys` [dims, kTileTokens] and `values` [kTileTokens, dims] as float32.
+void ExpandTile(const StoredTile& tile, float* keys, float* values);
+
+// AttendTile() over ExpandTile(), with the same result to the last bit, but from where the tile lies: the faster way for
+// one or two rows, the slower one for many. `next`, which may be null, is where as many bytes as `next_bytes` will be
+// wanted soon.
+void AttendStoredTile(const AttentionRows& rows, const StoredTile& tile, const std::uint8_t* visible,
+                      const std::uint8_t* next, std::size_t next_bytes);
 
 // Codes of `bits` bits (1..8) as (code - (2^bits - 1) / 2) * scale: 32 of them, stored plane by plane. A plane has 8,
 // 4, 2 or 1 bits, as many planes as `bits` has ones, the largest (of the highest bits) first; within a plane, codes

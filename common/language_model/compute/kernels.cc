@@ -24,11 +24,15 @@ void ToHalf(const float* values, std::size_t count, std::uint16_t* out) {
 void FromHalf(const std::uint16_t* values, std::size_t count, float* out) {
   plain::FromHalf(values, count, out);
 }
-void ExpandInt8(const std::uint8_t* codes, const float* scales, std::size_t count, float* out) {
-  plain::ExpandInt8(codes, scales, count, out);
+void ExpandTile(const StoredTile& tile, float* keys, float* values) {
+  plain::ExpandTile(tile, keys, values);
 }
-void ExpandInt4(const std::uint8_t* codes, const float* scales, std::size_t count, float* out) {
-  plain::ExpandInt4(codes, scales, count, out);
+void AttendStoredTile(const AttentionRows& rows, const StoredTile& tile, const std::uint8_t* visible,
+                      const std::uint8_t*, std::size_t) {
+  float keys[kMostTileDims * kTileTokens];
+  float values[kMostTileDims * kTileTokens];
+  plain::ExpandTile(tile, keys, values);
+  plain::AttendTile(rows, keys, values, visible);
 }
 void ExpandPlanes(const std::uint8_t* codes, unsigned bits, float scale, float* out) {
   plain::ExpandPlanes(codes, bits, scale, out);
@@ -54,6 +58,7 @@ std::string_view KernelName() {
 #define HWY_TARGET_INCLUDE "common/language_model/compute/kernels.cc"
 #include "hwy/foreach_target.h"  // includes this file again for each target
 // must come after it
+#include "hwy/cache_control.h"
 #include "hwy/contrib/math/math-inl.h"
 #include "hwy/highway.h"
 
@@ -79,11 +84,15 @@ void HalfFrom(const float* values, std::size_t count, std::uint16_t* out) {
 void HalfTo(const std::uint16_t* values, std::size_t count, float* out) {
   plain::FromHalf(values, count, out);
 }
-void Codes8(const std::uint8_t* codes, const float* scales, std::size_t count, float* out) {
-  plain::ExpandInt8(codes, scales, count, out);
+void TileExpanded(const StoredTile& tile, float* keys, float* values) {
+  plain::ExpandTile(tile, keys, values);
 }
-void Codes4(const std::uint8_t* codes, const float* scales, std::size_t count, float* out) {
-  plain::ExpandInt4(codes, scales, count, out);
+void AttendStored(const AttentionRows& rows, const StoredTile& tile, const std::uint8_t* visible, const std::uint8_t*,
+                  std::size_t) {
+  float keys[kMostTileDims * kTileTokens];
+  float values[kMostTileDims * kTileTokens];
+  plain::ExpandTile(tile, keys, values);
+  plain::AttendTile(rows, keys, values, visible);
 }
 void Planes(const std::uint8_t* codes, unsigned bits, float scale, float* out) {
   plain::ExpandPlanes(codes, bits, scale, out);
@@ -378,46 +387,49 @@ HWY_INLINE void SmallProduct(const float* x, std::size_t rows, std::size_t input
   for (; column < count; column += kPanel) SmallRows<1>(x, rows, inputs, columns, count, out, column, add);
 }
 
-void Attend(const AttentionRows& rows, const float* keys, const float* values, const std::uint8_t* visible) {
+// Scores of one row become weights; its largest, its total and its sums follow.
+HWY_INLINE void WeighRow(const AttentionRows& rows, std::size_t row, std::uint8_t visible) {
   const F32 d;
-  SmallProduct(rows.queries, rows.rows, rows.dims, keys, kTileTokens, rows.weights, /*add=*/false);
-  for (std::size_t row = 0; row < rows.rows; ++row) {
-    float* weights = rows.weights + row * kTileTokens;
-    const auto seen = static_cast<float>(visible[row]);
-    if (visible[row] == 0) {
-      std::fill(weights, weights + kTileTokens, 0.0f);
-      continue;
-    }
-    const VF lowest = hn::Set(d, -3.0e38f);
-    VF most = lowest;
-    for (std::size_t token = 0; token < kTileTokens; token += kLanes) {
-      const auto in_sight = hn::Lt(hn::Iota(d, static_cast<float>(token)), hn::Set(d, seen));
-      most = hn::Max(most, hn::IfThenElse(in_sight, hn::LoadU(d, weights + token), lowest));
-    }
-    const float largest = std::max(rows.largest[row], hn::GetLane(hn::MaxOfLanes(d, most)));
-    const VF offset = hn::Set(d, largest);
-    VF total = hn::Zero(d);
-    for (std::size_t token = 0; token < kTileTokens; token += kLanes) {
-      const auto in_sight = hn::Lt(hn::Iota(d, static_cast<float>(token)), hn::Set(d, seen));
-      // Exp knows no argument below -88 or so that is not 0.
-      const VF score = hn::Max(hn::Sub(hn::LoadU(d, weights + token), offset), hn::Set(d, -100.0f));
-      const VF weight = hn::IfThenElseZero(in_sight, hn::Exp(d, score));
-      hn::StoreU(weight, d, weights + token);
-      total = hn::Add(total, weight);
-    }
-    const float sum = hn::GetLane(hn::SumOfLanes(d, total));
-    if (largest == rows.largest[row]) {
-      rows.total[row] += sum;
-      continue;
-    }
-    const float shrink = std::exp(rows.largest[row] - largest);
-    rows.largest[row] = largest;
-    rows.total[row] = rows.total[row] * shrink + sum;
-    float* sums = rows.sums + row * rows.dims;
-    for (std::size_t i = 0; i < rows.dims; i += kLanes) {
-      hn::StoreU(hn::Mul(hn::LoadU(d, sums + i), hn::Set(d, shrink)), d, sums + i);
-    }
+  float* weights = rows.weights + row * kTileTokens;
+  if (visible == 0) {
+    std::fill(weights, weights + kTileTokens, 0.0f);
+    return;
   }
+  const auto seen = static_cast<float>(visible);
+  const VF lowest = hn::Set(d, -3.0e38f);
+  VF most = lowest;
+  for (std::size_t token = 0; token < kTileTokens; token += kLanes) {
+    const auto in_sight = hn::Lt(hn::Iota(d, static_cast<float>(token)), hn::Set(d, seen));
+    most = hn::Max(most, hn::IfThenElse(in_sight, hn::LoadU(d, weights + token), lowest));
+  }
+  const float largest = std::max(rows.largest[row], hn::GetLane(hn::MaxOfLanes(d, most)));
+  const VF offset = hn::Set(d, largest);
+  VF total = hn::Zero(d);
+  for (std::size_t token = 0; token < kTileTokens; token += kLanes) {
+    const auto in_sight = hn::Lt(hn::Iota(d, static_cast<float>(token)), hn::Set(d, seen));
+    // Exp knows no argument below -88 or so that is not 0.
+    const VF score = hn::Max(hn::Sub(hn::LoadU(d, weights + token), offset), hn::Set(d, -100.0f));
+    const VF weight = hn::IfThenElseZero(in_sight, hn::Exp(d, score));
+    hn::StoreU(weight, d, weights + token);
+    total = hn::Add(total, weight);
+  }
+  const float sum = hn::GetLane(hn::SumOfLanes(d, total));
+  if (largest == rows.largest[row]) {
+    rows.total[row] += sum;
+    return;
+  }
+  const float shrink = std::exp(rows.largest[row] - largest);
+  rows.largest[row] = largest;
+  rows.total[row] = rows.total[row] * shrink + sum;
+  float* sums = rows.sums + row * rows.dims;
+  for (std::size_t i = 0; i < rows.dims; i += kLanes) {
+    hn::StoreU(hn::Mul(hn::LoadU(d, sums + i), hn::Set(d, shrink)), d, sums + i);
+  }
+}
+
+void Attend(const AttentionRows& rows, const float* keys, const float* values, const std::uint8_t* visible) {
+  SmallProduct(rows.queries, rows.rows, rows.dims, keys, kTileTokens, rows.weights, /*add=*/false);
+  for (std::size_t row = 0; row < rows.rows; ++row) WeighRow(rows, row, visible[row]);
   SmallProduct(rows.weights, rows.rows, kTileTokens, values, rows.dims, rows.sums, /*add=*/true);
 }
 
@@ -443,28 +455,194 @@ void HalfTo(const std::uint16_t* values, std::size_t count, float* out) {
   plain::FromHalf(values + i, count - i, out + i);
 }
 
-void Codes8(const std::uint8_t* codes, const float* scales, std::size_t count, float* out) {
+// One kind of stored numbers: a vector of them from row `row` of `length` numbers, at `i`, a multiple of kLanes.
+struct TileF32 {
+  static constexpr bool kScaled = false;
+  static HWY_INLINE VF Load(const std::uint8_t* from, std::size_t row, std::size_t length, std::size_t i) {
+    return hn::LoadU(F32(), reinterpret_cast<const float*>(from) + row * length + i);
+  }
+};
+HWY_INLINE VF LoadHalf(const std::uint16_t* from) {
+  const hn::Rebind<hwy::float16_t, F32> f16;
+  const hn::RebindToUnsigned<decltype(f16)> u16;
+  return hn::PromoteTo(F32(), hn::BitCast(f16, hn::LoadU(u16, from)));
+}
+struct TileF16 {
+  static constexpr bool kScaled = false;
+  static HWY_INLINE VF Load(const std::uint8_t* from, std::size_t row, std::size_t length, std::size_t i) {
+    return LoadHalf(reinterpret_cast<const std::uint16_t*>(from) + row * length + i);
+  }
+};
+struct TileInt8 {
+  static constexpr bool kScaled = true;
+  static HWY_INLINE VF Load(const std::uint8_t* from, std::size_t row, std::size_t length, std::size_t i) {
+    const hn::Rebind<std::int8_t, F32> i8;
+    const auto code = hn::LoadU(i8, reinterpret_cast<const std::int8_t*>(from) + row * length + i);
+    return hn::ConvertTo(F32(), hn::PromoteTo(I32(), code));
+  }
+};
+// For rows whose halves are whole vectors.
+struct TileInt4 {
+  static constexpr bool kScaled = true;
+  static HWY_INLINE VF Load(const std::uint8_t* from, std::size_t row, std::size_t length, std::size_t i) {
+    const hn::Rebind<std::uint8_t, F32> u8;
+    const I32 i32;
+    const std::size_t half = length / 2;
+    const auto pair = hn::PromoteTo(i32, hn::LoadU(u8, from + row * half + i % half));
+    const auto code = i < half ? hn::And(pair, hn::Set(i32, 15)) : hn::ShiftRight<4>(pair);
+    return hn::ConvertTo(F32(), hn::Sub(code, hn::Set(i32, 8)));
+  }
+};
+
+constexpr std::size_t kTileVectors = kTileTokens / kLanes;
+
+// The scales of values, one for each token and group.
+HWY_INLINE void LoadValueScales(const StoredTile& tile, float* scales) {
+  const std::size_t count = kTileTokens * (tile.dims / tile.group);
+  for (std::size_t i = 0; i < count; i += kLanes) hn::StoreU(LoadHalf(tile.value_scales + i), F32(), scales + i);
+}
+
+template <typename Kind>
+void ExpandKind(const StoredTile& tile, float* HWY_RESTRICT keys, float* HWY_RESTRICT values) {
   const F32 d;
-  const I32 i32;
-  const hn::Rebind<std::int8_t, F32> i8;
-  for (std::size_t i = 0; i < count; i += kLanes) {
-    const auto code = hn::LoadU(i8, reinterpret_cast<const std::int8_t*>(codes) + i);
-    hn::StoreU(hn::Mul(hn::ConvertTo(d, hn::PromoteTo(i32, code)), hn::LoadU(d, scales + i)), d, out + i);
+  const std::size_t dims = tile.dims;
+  VF key_scales[kTileVectors];
+  HWY_ALIGN float value_scales[Kind::kScaled ? kTileTokens * kMostTileDims / kPanel : kLanes];
+  if constexpr (Kind::kScaled) LoadValueScales(tile, value_scales);
+  for (std::size_t i = 0; i < dims; ++i) {
+    if (Kind::kScaled && i % tile.group == 0) {
+      for (std::size_t v = 0; v < kTileVectors; ++v) {
+        key_scales[v] = LoadHalf(tile.key_scales + i / tile.group * kTileTokens + v * kLanes);
+      }
+    }
+    for (std::size_t v = 0; v < kTileVectors; ++v) {
+      VF key = Kind::Load(tile.keys, i, kTileTokens, v * kLanes);
+      if constexpr (Kind::kScaled) key = hn::Mul(key, key_scales[v]);
+      hn::StoreU(key, d, keys + i * kTileTokens + v * kLanes);
+    }
+  }
+  for (std::size_t token = 0; token < kTileTokens; ++token) {
+    for (std::size_t i = 0; i < dims; i += kLanes) {
+      VF value = Kind::Load(tile.values, token, dims, i);
+      if constexpr (Kind::kScaled) {
+        value = hn::Mul(value, hn::Set(d, value_scales[token * (dims / tile.group) + i / tile.group]));
+      }
+      hn::StoreU(value, d, values + token * dims + i);
+    }
   }
 }
 
-void Codes4(const std::uint8_t* codes, const float* scales, std::size_t count, float* out) {
-  const EightF32 d;  // half a row may be that short
-  const hn::RebindToSigned<EightF32> i32;
-  const hn::Rebind<std::uint8_t, EightF32> u8;
-  const std::size_t half = count / 2;
-  const auto eight = hn::Set(i32, 8);
-  for (std::size_t i = 0; i < half; i += hn::MaxLanes(d)) {
-    const auto pair = hn::PromoteTo(i32, hn::LoadU(u8, codes + i));
-    const auto low = hn::Sub(hn::And(pair, hn::Set(i32, 15)), eight);
-    const auto high = hn::Sub(hn::ShiftRight<4>(pair), eight);
-    hn::StoreU(hn::Mul(hn::ConvertTo(d, low), hn::LoadU(d, scales + i)), d, out + i);
-    hn::StoreU(hn::Mul(hn::ConvertTo(d, high), hn::LoadU(d, scales + half + i)), d, out + half + i);
+HWY_INLINE void PrefetchSpan(const std::uint8_t* from, std::size_t bytes) {
+  for (std::size_t i = 0; i < bytes; i += 64) hwy::Prefetch(from + i);
+}
+
+// Columns `column` .. + kPanels * 16 of one row's sums, from all tokens in order.
+template <typename Kind, std::size_t kPanels>
+HWY_INLINE void AddValues(const StoredTile& tile, const float* HWY_RESTRICT weights, const float* HWY_RESTRICT scales,
+                          std::size_t column, float* HWY_RESTRICT sums, const std::uint8_t* next, std::size_t step) {
+  const F32 d;
+  constexpr std::size_t kAll = kPanels * kVectors;
+  const std::size_t groups = Kind::kScaled ? tile.dims / tile.group : 1;
+  VF of_columns[kAll];
+  std::size_t group[kAll];
+  for (std::size_t v = 0; v < kAll; ++v) {
+    of_columns[v] = hn::LoadU(d, sums + column + v * kLanes);
+    group[v] = Kind::kScaled ? (column + v * kLanes) / tile.group : 0;
+  }
+  for (std::size_t token = 0; token < kTileTokens; ++token) {
+    const VF weight = hn::Set(d, weights[token]);
+    if (next != nullptr) PrefetchSpan(next + token * step, step);
+    for (std::size_t v = 0; v < kAll; ++v) {
+      const std::size_t i = column + v * kLanes;
+      VF value = Kind::Load(tile.values, token, tile.dims, i);
+      if constexpr (Kind::kScaled) value = hn::Mul(value, hn::Set(d, scales[token * groups + group[v]]));
+      of_columns[v] = hn::MulAdd(weight, value, of_columns[v]);
+    }
+  }
+  for (std::size_t v = 0; v < kAll; ++v) hn::StoreU(of_columns[v], d, sums + column + v * kLanes);
+}
+
+template <typename Kind>
+void AttendKind(const AttentionRows& rows, const StoredTile& tile, const std::uint8_t* visible,
+                const std::uint8_t* next, std::size_t next_bytes) {
+  const F32 d;
+  const std::size_t dims = tile.dims;
+  HWY_ALIGN float value_scales[Kind::kScaled ? kTileTokens * kMostTileDims / kPanel : kLanes];
+  if constexpr (Kind::kScaled) LoadValueScales(tile, value_scales);
+  // Keys and values fetch half of what comes next each, spread over their loops.
+  const std::size_t key_step = next_bytes / 2 / dims;
+  const std::size_t value_step = next_bytes / 2 / kTileTokens;
+  for (std::size_t row = 0; row < rows.rows; ++row) {
+    const float* HWY_RESTRICT query = rows.queries + row * dims;
+    float* HWY_RESTRICT weights = rows.weights + row * kTileTokens;
+    VF scores[kTileVectors];
+    VF scales[kTileVectors];
+    for (VF& score : scores) score = hn::Zero(d);
+    for (std::size_t i = 0; i < dims; ++i) {
+      if (Kind::kScaled && i % tile.group == 0) {
+        for (std::size_t v = 0; v < kTileVectors; ++v) {
+          scales[v] = LoadHalf(tile.key_scales + i / tile.group * kTileTokens + v * kLanes);
+        }
+      }
+      if (next != nullptr) PrefetchSpan(next + i * key_step, key_step);
+      const VF factor = hn::Set(d, query[i]);
+      for (std::size_t v = 0; v < kTileVectors; ++v) {
+        VF key = Kind::Load(tile.keys, i, kTileTokens, v * kLanes);
+        if constexpr (Kind::kScaled) key = hn::Mul(key, scales[v]);
+        scores[v] = hn::MulAdd(factor, key, scores[v]);
+      }
+    }
+    for (std::size_t v = 0; v < kTileVectors; ++v) hn::StoreU(scores[v], d, weights + v * kLanes);
+    WeighRow(rows, row, visible[row]);
+    float* sums = rows.sums + row * dims;
+    const std::uint8_t* next_values = next == nullptr ? nullptr : next + next_bytes / 2;
+    std::size_t column = 0;
+    for (; column + 4 * kPanel <= dims; column += 4 * kPanel, next_values = nullptr) {
+      AddValues<Kind, 4>(tile, weights, value_scales, column, sums, next_values, value_step);
+    }
+    for (; column < dims; column += kPanel, next_values = nullptr) {
+      AddValues<Kind, 1>(tile, weights, value_scales, column, sums, next_values, value_step);
+    }
+    next = nullptr;
+  }
+}
+
+// Halves of rows that are no whole vectors.
+bool IsOdd(const StoredTile& tile) {
+  return tile.type == TileType::kInt4 && tile.dims / 2 % kLanes != 0;
+}
+
+void TileExpanded(const StoredTile& tile, float* keys, float* values) {
+  if (IsOdd(tile)) return plain::ExpandTile(tile, keys, values);
+  switch (tile.type) {
+    case TileType::kF32:
+      return ExpandKind<TileF32>(tile, keys, values);
+    case TileType::kF16:
+      return ExpandKind<TileF16>(tile, keys, values);
+    case TileType::kInt8:
+      return ExpandKind<TileInt8>(tile, keys, values);
+    case TileType::kInt4:
+      return ExpandKind<TileInt4>(tile, keys, values);
+  }
+}
+
+void AttendStored(const AttentionRows& rows, const StoredTile& tile, const std::uint8_t* visible,
+                  const std::uint8_t* next, std::size_t next_bytes) {
+  if (IsOdd(tile)) {
+    HWY_ALIGN float keys[kMostTileDims * kTileTokens];
+    HWY_ALIGN float values[kMostTileDims * kTileTokens];
+    plain::ExpandTile(tile, keys, values);
+    return Attend(rows, keys, values, visible);
+  }
+  switch (tile.type) {
+    case TileType::kF32:
+      return AttendKind<TileF32>(rows, tile, visible, next, next_bytes);
+    case TileType::kF16:
+      return AttendKind<TileF16>(rows, tile, visible, next, next_bytes);
+    case TileType::kInt8:
+      return AttendKind<TileInt8>(rows, tile, visible, next, next_bytes);
+    case TileType::kInt4:
+      return AttendKind<TileInt4>(rows, tile, visible, next, next_bytes);
   }
 }
 
@@ -542,8 +720,8 @@ HWY_EXPORT(GeluVectors);
 HWY_EXPORT(Attend);
 HWY_EXPORT(HalfFrom);
 HWY_EXPORT(HalfTo);
-HWY_EXPORT(Codes8);
-HWY_EXPORT(Codes4);
+HWY_EXPORT(TileExpanded);
+HWY_EXPORT(AttendStored);
 HWY_EXPORT(Planes);
 HWY_EXPORT(Transpose);
 HWY_EXPORT(Name);
@@ -567,11 +745,12 @@ void ToHalf(const float* values, std::size_t count, std::uint16_t* out) {
 void FromHalf(const std::uint16_t* values, std::size_t count, float* out) {
   HWY_DYNAMIC_DISPATCH(HalfTo)(values, count, out);
 }
-void ExpandInt8(const std::uint8_t* codes, const float* scales, std::size_t count, float* out) {
-  HWY_DYNAMIC_DISPATCH(Codes8)(codes, scales, count, out);
+void ExpandTile(const StoredTile& tile, float* keys, float* values) {
+  HWY_DYNAMIC_DISPATCH(TileExpanded)(tile, keys, values);
 }
-void ExpandInt4(const std::uint8_t* codes, const float* scales, std::size_t count, float* out) {
-  HWY_DYNAMIC_DISPATCH(Codes4)(codes, scales, count, out);
+void AttendStoredTile(const AttentionRows& rows, const StoredTile& tile, const std::uint8_t* visible,
+                      const std::uint8_t* next, std::size_t next_bytes) {
+  HWY_DYNAMIC_DISPATCH(AttendStored)(rows, tile, visible, next, next_bytes);
 }
 void ExpandPlanes(const std::uint8_t* codes, unsigned bits, float scale, float* out) {
   HWY_DYNAMIC_DISPATCH(Planes)(codes, bits, scale, out);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 namespace holo::compute::plain {
@@ -140,15 +141,33 @@ void FromHalf(const std::uint16_t* values, std::size_t count, float* out) {
   }
 }
 
-void ExpandInt8(const std::uint8_t* codes, const float* scales, std::size_t count, float* out) {
-  for (std::size_t i = 0; i < count; ++i) out[i] = static_cast<float>(static_cast<std::int8_t>(codes[i])) * scales[i];
-}
-
-void ExpandInt4(const std::uint8_t* codes, const float* scales, std::size_t count, float* out) {
-  const std::size_t half = count / 2;
-  for (std::size_t i = 0; i < half; ++i) {
-    out[i] = static_cast<float>((codes[i] & 15) - 8) * scales[i];
-    out[half + i] = static_cast<float>((codes[i] >> 4) - 8) * scales[half + i];
+void ExpandTile(const StoredTile& tile, float* keys, float* values) {
+  const std::size_t count = tile.dims * kTileTokens;
+  if (tile.type == TileType::kF32) {
+    std::memcpy(keys, tile.keys, count * sizeof(float));
+    std::memcpy(values, tile.values, count * sizeof(float));
+    return;
+  }
+  if (tile.type == TileType::kF16) {
+    FromHalf(reinterpret_cast<const std::uint16_t*>(tile.keys), count, keys);
+    FromHalf(reinterpret_cast<const std::uint16_t*>(tile.values), count, values);
+    return;
+  }
+  const auto code = [&](const std::uint8_t* codes, std::size_t row, std::size_t length, std::size_t i) {
+    if (tile.type == TileType::kInt8) return static_cast<float>(static_cast<std::int8_t>(codes[row * length + i]));
+    const std::size_t half = length / 2;
+    const std::uint8_t pair = codes[row * half + i % half];
+    return static_cast<float>((i < half ? pair & 15 : pair >> 4) - 8);
+  };
+  const std::size_t groups = tile.dims / tile.group;
+  for (std::size_t i = 0; i < tile.dims; ++i) {
+    for (std::size_t token = 0; token < kTileTokens; ++token) {
+      float scale = 0;
+      FromHalf(tile.key_scales + i / tile.group * kTileTokens + token, 1, &scale);
+      keys[i * kTileTokens + token] = code(tile.keys, i, kTileTokens, token) * scale;
+      FromHalf(tile.value_scales + token * groups + i / tile.group, 1, &scale);
+      values[token * tile.dims + i] = code(tile.values, token, tile.dims, i) * scale;
+    }
   }
 }
 

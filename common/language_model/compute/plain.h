@@ -31,8 +31,7 @@ void Gelu(float* x, std::size_t count);
 void AttendTile(const AttentionRows& rows, const float* keys, const float* values, const std::uint8_t* visible);
 void ToHalf(const float* values, std::size_t count, std::uint16_t* out);
 void FromHalf(const std::uint16_t* values, std::size_t count, float* out);
-void ExpandInt8(const std::uint8_t* codes, const float* scales, std::size_t count, float* out);
-void ExpandInt4(const std::uint8_t* codes, const float* scales, std::size_t count, float* out);
+void ExpandTile(const StoredTile& tile, float* keys, float* values);
 void ExpandPlanes(const std::uint8_t* codes, unsigned bits, float scale, float* out);
 void TransposeTile(const float* in, std::size_t columns, float* out);
 

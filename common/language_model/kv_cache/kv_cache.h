@@ -15,6 +15,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -94,6 +95,11 @@ class Scheme {
   // may lie there or in `stored`.
   [[nodiscard]] virtual Tile Expand(std::size_t layer, std::size_t part, std::size_t block, std::size_t tokens,
                                     const std::uint8_t* stored, float* scratch) const = 0;
+  // The part's tile as it lies in `stored`, where a kernel can read that; the same for all layers and blocks.
+  [[nodiscard]] virtual std::optional<compute::StoredTile> Stored(std::size_t part, const std::uint8_t* stored) const {
+    (void)part, (void)stored;
+    return std::nullopt;
+  }
   // Weighted means of stored values [tokens, heads_per_part, dims] become the part's columns of out [tokens, width].
   virtual void Finish(std::size_t layer, std::size_t part, const float* means, std::size_t tokens,
                       float* out) const = 0;

@@ -63,36 +63,29 @@ class PlainScheme final : public Scheme {
 
   Tile Expand(std::size_t, std::size_t part, std::size_t, std::size_t, const std::uint8_t* stored,
               float* scratch) const override {
-    const std::uint8_t* keys = stored + part * PartBytes();
-    const std::uint8_t* values = keys + HalfPartBytes();
-    const std::size_t count = dims_ * kBlockTokens;
+    const compute::StoredTile tile = *Stored(part, stored);
     if (precision_ == Precision::kF32) {
-      return {reinterpret_cast<const float*>(keys), reinterpret_cast<const float*>(values)};
+      return {reinterpret_cast<const float*>(tile.keys), reinterpret_cast<const float*>(tile.values)};
     }
-    float* const out_keys = scratch;
-    float* const out_values = scratch + count;
-    if (precision_ == Precision::kF16) {
-      compute::FromHalf(reinterpret_cast<const std::uint16_t*>(keys), count, out_keys);
-      compute::FromHalf(reinterpret_cast<const std::uint16_t*>(values), count, out_values);
-      return {out_keys, out_values};
+    float* const values = scratch + dims_ * kBlockTokens;
+    compute::ExpandTile(tile, scratch, values);
+    return {scratch, values};
+  }
+
+  std::optional<compute::StoredTile> Stored(std::size_t part, const std::uint8_t* stored) const override {
+    constexpr compute::TileType kTypes[] = {compute::TileType::kF32, compute::TileType::kF16, compute::TileType::kInt8,
+                                            compute::TileType::kInt4};
+    compute::StoredTile tile;
+    tile.type = kTypes[static_cast<std::size_t>(precision_)];
+    tile.dims = dims_;
+    tile.group = group_;
+    tile.keys = stored + part * PartBytes();
+    tile.values = tile.keys + HalfPartBytes();
+    if (quantised()) {
+      tile.key_scales = reinterpret_cast<const std::uint16_t*>(tile.keys + CodeBytes());
+      tile.value_scales = reinterpret_cast<const std::uint16_t*>(tile.values + CodeBytes());
     }
-    const bool nibbles = precision_ == Precision::kInt4;
-    const auto expand = nibbles ? compute::ExpandInt4 : compute::ExpandInt8;
-    const std::size_t groups = dims_ / group_;
-    float scales[kBlockTokens * kMostDims / 16];
-    compute::FromHalf(reinterpret_cast<const std::uint16_t*>(keys + CodeBytes()), groups * kBlockTokens, scales);
-    const std::size_t key_row_bytes = nibbles ? kBlockTokens / 2 : kBlockTokens;
-    for (std::size_t i = 0; i < dims_; ++i) {
-      expand(keys + i * key_row_bytes, scales + i / group_ * kBlockTokens, kBlockTokens, out_keys + i * kBlockTokens);
-    }
-    compute::FromHalf(reinterpret_cast<const std::uint16_t*>(values + CodeBytes()), groups * kBlockTokens, scales);
-    const std::size_t value_row_bytes = nibbles ? dims_ / 2 : dims_;
-    float spread[kMostDims];
-    for (std::size_t token = 0; token < kBlockTokens; ++token) {
-      for (std::size_t i = 0; i < dims_; ++i) spread[i] = scales[token * groups + i / group_];
-      expand(values + token * value_row_bytes, spread, dims_, out_values + token * dims_);
-    }
-    return {out_keys, out_values};
+    return tile;
   }
 
   void Finish(std::size_t, std::size_t part, const float* means, std::size_t tokens, float* out) const override {
@@ -102,7 +95,7 @@ class PlainScheme final : public Scheme {
     }
   }
 
-  static constexpr std::size_t kMostDims = 512;
+  static constexpr std::size_t kMostDims = compute::kMostTileDims;
 
  private:
   bool quantised() const { return precision_ == Precision::kInt8 || precision_ == Precision::kInt4; }

@@ -172,19 +172,8 @@ TEST_CASE("codes of every width come back, and the vector kernels expand them as
       CHECK(slow[i] == fast[i]);
     }
   }
-  std::vector<std::uint8_t> codes(64);
-  for (std::uint8_t& code : codes) code = static_cast<std::uint8_t>(random());
-  const std::vector<float> scales = Noise(64, 2);
-  std::vector<float> fast(64), slow(64);
-  ExpandInt8(codes.data(), scales.data(), 64, fast.data());
-  plain::ExpandInt8(codes.data(), scales.data(), 64, slow.data());
-  CHECK(fast == slow);
-  ExpandInt4(codes.data(), scales.data(), 64, fast.data());
-  plain::ExpandInt4(codes.data(), scales.data(), 64, slow.data());
-  CHECK(fast == slow);
   const std::vector<float> tile = Noise(kTileTokens * 48, 3);
-  fast.resize(tile.size());
-  slow.resize(tile.size());
+  std::vector<float> fast(tile.size()), slow(tile.size());
   TransposeTile(tile.data(), 48, fast.data());
   plain::TransposeTile(tile.data(), 48, slow.data());
   CHECK(fast == slow);
@@ -240,6 +229,70 @@ TEST_CASE("Attention over tiles is the softmax over all that each row sees") {
     }
     // A score sums 32 products of at most 3: error 32 * 96 * 2^-24 = 1.8e-4 at worst; weights change by as much.
     CHECK(worst <= 4e-4);
+  }
+}
+
+TEST_CASE("A stored tile is expanded as the plain loops do it, and attended to with the same bits where it lies") {
+  struct Row {
+    const char* name;
+    TileType type;
+    std::size_t code_bits;
+  };
+  constexpr Row kRows[] = {{"fp32", TileType::kF32, 32},
+                           {"fp16", TileType::kF16, 16},
+                           {"int8", TileType::kInt8, 8},
+                           {"int4", TileType::kInt4, 4}};
+  for (const Row& row : kRows) {
+    for (const std::size_t dims : {16, 48, 64, 96, 128}) {
+      CAPTURE(row.name);
+      CAPTURE(dims);
+      const std::size_t count = dims * kTileTokens;
+      StoredTile tile;
+      tile.type = row.type;
+      tile.dims = dims;
+      tile.group = dims % 32 == 0 ? 32 : 16;
+      const std::vector<float> numbers = Noise(2 * count, 4);
+      std::vector<std::uint16_t> halves(2 * count);
+      ToHalf(numbers.data(), numbers.size(), halves.data());
+      std::vector<std::uint8_t> codes(2 * count);
+      std::mt19937 random(5);
+      for (std::uint8_t& code : codes) code = static_cast<std::uint8_t>(random());
+      tile.keys = row.type == TileType::kF32   ? reinterpret_cast<const std::uint8_t*>(numbers.data())
+                  : row.type == TileType::kF16 ? reinterpret_cast<const std::uint8_t*>(halves.data())
+                                               : codes.data();
+      tile.values = tile.keys + count * row.code_bits / 8;
+      const std::vector<float> scales = Noise(2 * kTileTokens * (dims / tile.group), 6);
+      std::vector<std::uint16_t> half_scales(scales.size());
+      ToHalf(scales.data(), scales.size(), half_scales.data());
+      tile.key_scales = half_scales.data();
+      tile.value_scales = half_scales.data() + scales.size() / 2;
+
+      std::vector<float> keys(count), values(count), plain_keys(count), plain_values(count);
+      ExpandTile(tile, keys.data(), values.data());
+      plain::ExpandTile(tile, plain_keys.data(), plain_values.data());
+      CHECK(keys == plain_keys);
+      CHECK(values == plain_values);
+
+      constexpr std::size_t kQueries = 2;
+      const std::uint8_t visible[] = {kTileTokens, 5};
+      const std::vector<float> queries = Noise(kQueries * dims, 7, 0.2f);
+      struct State {
+        std::vector<float> sums, largest, total, weights;
+      };
+      const State before = {Noise(kQueries * dims, 8), {-0.5f, 0.5f}, {1, 2}, std::vector<float>(kQueries * kTileTokens)};
+      State there = before;
+      State expanded = before;
+      const auto rows = [&](State& state) {
+        return AttentionRows{kQueries, dims, queries.data(), state.sums.data(), state.largest.data(),
+                             state.total.data(), state.weights.data()};
+      };
+      AttendStoredTile(rows(there), tile, visible, codes.data(), codes.size());
+      AttendTile(rows(expanded), keys.data(), values.data(), visible);
+      CHECK(there.sums == expanded.sums);
+      CHECK(there.largest == expanded.largest);
+      CHECK(there.total == expanded.total);
+      CHECK(there.sums != before.sums);
+    }
   }
 }
 
