@@ -18,6 +18,7 @@ constexpr int kSpins = 2000;
 constexpr std::size_t kLargePageBytes = std::size_t{2} << 20;
 // What one task of Multiply reads: small enough to share out, large enough to be worth a fetch-and-add.
 constexpr std::size_t kTaskBytes = std::size_t{96} << 10;
+constexpr std::size_t kManyRows = 8;
 
 void Pause() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -25,13 +26,16 @@ void Pause() {
 #endif
 }
 
-// Where input i of one of a group's outputs lies: values, and pairs of them.
 constexpr std::size_t kTogether = kPanelsTogether * kPanel;
-std::size_t Index(std::size_t i, std::size_t lane) {
-  return i * kTogether + lane;
+
+// How many inputs of one output lie in 4 bytes.
+std::size_t InputsInUnit(WeightType type) {
+  return type == WeightType::kF32 ? 1 : type == WeightType::kBf16 ? 2 : 4;
 }
-std::size_t PairedIndex(std::size_t i, std::size_t lane) {
-  return (i / 2 * kTogether + lane) * 2 + i % 2;
+// Where input i of one of a group's outputs lies, in values of its type.
+std::size_t Index(WeightType type, std::size_t i, std::size_t lane) {
+  const std::size_t together = InputsInUnit(type);
+  return (i / together * kTogether + lane) * together + i % together;
 }
 
 std::uint16_t ToBf16(float value) {
@@ -39,35 +43,34 @@ std::uint16_t ToBf16(float value) {
   return static_cast<std::uint16_t>((bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16);
 }
 
-// Rounds a row to 12 bits around its largest magnitude; returns what 1 stands for. `to` has an even number of values.
-float RoundToIntegers(const float* from, std::size_t inputs, std::int16_t* to) {
-  float largest = 0;
-  for (std::size_t i = 0; i < inputs; ++i) largest = std::max(largest, std::abs(from[i]));
-  const float inverse = largest > 0 ? kRoundedMax / largest : 0.0f;
-  for (std::size_t i = 0; i < inputs; ++i) {
-    // The bias by 2^23 * 1.5 rounds to nearest even, and unlike lrint it is done several values at a time.
-    const float shifted = from[i] * inverse + 12582912.0f;
-    to[i] = static_cast<std::int16_t>(std::bit_cast<std::int32_t>(shifted) - std::bit_cast<std::int32_t>(12582912.0f));
-  }
-  return largest / kRoundedMax;
+template <typename T>
+void Grow(std::vector<T>& buffer, std::size_t size) {
+  if (buffer.size() < size) buffer.resize(size);
 }
 
-void RoundRows(WeightType type, const float* x, std::size_t rows, std::size_t inputs, Scratch& scratch,
-               ThreadPool& pool) {
-  const std::size_t padded = RoundUp(inputs, 2);
-  if (scratch.rounded.size() < rows * padded) scratch.rounded.resize(rows * padded);
-  if (scratch.scales.size() < rows) scratch.scales.resize(rows);
-  constexpr std::size_t kPerTask = 16;
+void RoundRows(const Matrix& matrix, const float* x, std::size_t rows, Scratch& scratch, ThreadPool& pool) {
+  const std::size_t inputs = matrix.inputs();
+  const std::size_t padded = matrix.units() * InputsInUnit(matrix.type());
+  const std::size_t blocks = Int8Blocks(inputs);
+  if (matrix.type() == WeightType::kBf16) {
+    Grow(scratch.bf16, rows * padded);
+  } else {
+    Grow(scratch.codes, rows * padded);
+    Grow(scratch.scales, rows * blocks);
+    Grow(scratch.offsets, rows * blocks);
+  }
+  constexpr std::size_t kPerTask = 8;
   pool.ForEach((rows + kPerTask - 1) / kPerTask, [&](std::size_t task, unsigned) {
     for (std::size_t row = task * kPerTask; row < std::min(rows, (task + 1) * kPerTask); ++row) {
       const float* const from = x + row * inputs;
-      std::int16_t* const to = scratch.rounded.data() + row * padded;
-      if (padded > inputs) to[inputs] = 0;
-      if (type == WeightType::kInt8) {
-        scratch.scales[row] = RoundToIntegers(from, inputs, to);
-      } else {
-        for (std::size_t i = 0; i < inputs; ++i) to[i] = static_cast<std::int16_t>(ToBf16(from[i]));
+      if (matrix.type() == WeightType::kInt8) {
+        RoundToInt8(from, inputs, scratch.codes.data() + row * padded, scratch.scales.data() + row * blocks,
+                    scratch.offsets.data() + row * blocks);
+        continue;
       }
+      std::uint16_t* const to = scratch.bf16.data() + row * padded;
+      if (padded > inputs) to[inputs] = 0;
+      for (std::size_t i = 0; i < inputs; ++i) to[i] = ToBf16(from[i]);
     }
   });
 }
@@ -160,16 +163,13 @@ Result<WeightType> ParseWeightType(std::string_view name) {
   return Fail(Code::kInvalidArgument, "weight type: expected fp32, bf16 or int8, found \"" + std::string(name) + "\"");
 }
 
+std::size_t Matrix::units() const {
+  const std::size_t together = InputsInUnit(type_);
+  return (inputs_ + together - 1) / together;
+}
+
 std::size_t Matrix::group_bytes() const {
-  switch (type_) {
-    case WeightType::kF32:
-      return inputs_ * kTogether * sizeof(float);
-    case WeightType::kBf16:
-      return RoundUp(inputs_, 2) * kTogether * sizeof(std::uint16_t);
-    case WeightType::kInt8:
-      return RoundUp(inputs_, 2) * kTogether;
-  }
-  return 0;
+  return units() * kTogether * sizeof(std::uint32_t);
 }
 
 std::size_t Matrix::bytes() const {
@@ -212,12 +212,12 @@ Matrix Matrix::PackStrided(WeightType type, std::size_t inputs, std::size_t outp
     switch (type) {
       case WeightType::kF32:
         for (std::size_t i = 0; i < inputs; ++i) {
-          reinterpret_cast<float*>(group)[Index(i, lane)] = from[i * input_stride];
+          reinterpret_cast<float*>(group)[Index(type, i, lane)] = from[i * input_stride];
         }
         break;
       case WeightType::kBf16:
         for (std::size_t i = 0; i < inputs; ++i) {
-          reinterpret_cast<std::uint16_t*>(group)[PairedIndex(i, lane)] = ToBf16(from[i * input_stride]);
+          reinterpret_cast<std::uint16_t*>(group)[Index(type, i, lane)] = ToBf16(from[i * input_stride]);
         }
         break;
       case WeightType::kInt8: {
@@ -226,8 +226,7 @@ Matrix Matrix::PackStrided(WeightType type, std::size_t inputs, std::size_t outp
         const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
         matrix.scales_[output] = largest / 127.0f;
         for (std::size_t i = 0; i < inputs; ++i) {
-          reinterpret_cast<std::int8_t*>(group)[PairedIndex(i, lane)] =
-              static_cast<std::int8_t>(std::lrint(from[i * input_stride] * inverse));
+          group[Index(type, i, lane)] = static_cast<std::uint8_t>(std::lrint(from[i * input_stride] * inverse) + 128);
         }
         break;
       }
@@ -240,18 +239,16 @@ void Matrix::CopyOutput(std::size_t output, std::span<float> out) const {
   const std::uint8_t* group = panels_.as<std::uint8_t>() + output / kTogether * group_bytes();
   const std::size_t lane = output % kTogether;
   for (std::size_t i = 0; i < inputs_; ++i) {
+    const std::size_t at = Index(type_, i, lane);
     switch (type_) {
       case WeightType::kF32:
-        out[i] = reinterpret_cast<const float*>(group)[Index(i, lane)];
+        out[i] = reinterpret_cast<const float*>(group)[at];
         break;
       case WeightType::kBf16:
-        out[i] =
-            std::bit_cast<float>(std::uint32_t{reinterpret_cast<const std::uint16_t*>(group)[PairedIndex(i, lane)]}
-                                 << 16);
+        out[i] = std::bit_cast<float>(std::uint32_t{reinterpret_cast<const std::uint16_t*>(group)[at]} << 16);
         break;
       case WeightType::kInt8:
-        out[i] =
-            static_cast<float>(reinterpret_cast<const std::int8_t*>(group)[PairedIndex(i, lane)]) * scales_[output];
+        out[i] = static_cast<float>(group[at] - 128) * scales_[output];
         break;
     }
   }
@@ -269,13 +266,17 @@ void Multiply(const Matrix& matrix, const float* x, std::size_t rows, float* y, 
   job.y_stride = matrix.outputs();
   job.store = store;
   if (matrix.type() != WeightType::kF32) {
-    RoundRows(matrix.type(), x, rows, matrix.inputs(), scratch, pool);
-    job.rounded = scratch.rounded.data();
-    job.row_scales = scratch.scales.data();
+    RoundRows(matrix, x, rows, scratch, pool);
+    job.bf16 = scratch.bf16.data();
+    job.codes = scratch.codes.data();
+    job.scales = scratch.scales.data();
+    job.offsets = scratch.offsets.data();
   }
   const std::size_t panels = RoundUp(matrix.outputs(), kPanel) / kPanel;
-  const std::size_t per_task =
-      std::clamp<std::size_t>(kTaskBytes / matrix.group_bytes(), 1, 16) * kPanelsTogether;
+  std::size_t groups = std::clamp<std::size_t>(kTaskBytes / matrix.group_bytes(), 1, 16);
+  // With many rows a task computes for longer than it reads, and within one the next weights are fetched in time.
+  if (rows >= kManyRows) groups = std::clamp<std::size_t>(panels / kPanelsTogether / (4 * pool.threads()), groups, 16);
+  const std::size_t per_task = groups * kPanelsTogether;
   pool.ForEach((panels + per_task - 1) / per_task, [&](std::size_t task, unsigned) {
     PanelJob part = job;
     part.first = task * per_task;

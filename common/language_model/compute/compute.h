@@ -7,7 +7,8 @@
 // dot products of bf16, the last bits differ.
 //
 // With HOLO_PLAIN_KERNELS the plain loops of plain.h are all there is; otherwise Google Highway's vectors, chosen when
-// the program runs, and for bf16 and int8 weights AVX-512's dot products. Single letters: none; shapes are written [rows, columns], row-major, float32 unless said otherwise.
+// the program runs, and for bf16 and int8 weights AVX-512's dot products. Single letters: none; shapes are written
+// [rows, columns], row-major, float32 unless said otherwise.
 #pragma once
 
 #include <array>
@@ -121,18 +122,21 @@ class Arena {
 enum class WeightType : std::uint8_t {
   kF32,
   kBf16,  // the upper half of a float32, rounded to nearest even, and so are activations; sums are float32
-  kInt8,  // one scale per output, -127..127; activations are rounded to 12 bits, sums are exact in int32
+  // One scale per output, -127..127. Activations are rounded likewise, with a scale for each kInt8Block of them; products
+  // within a block are summed exactly in int32, blocks in float32.
+  kInt8,
 };
 [[nodiscard]] std::string_view WeightTypeName(WeightType type);
 [[nodiscard]] Result<WeightType> ParseWeightType(std::string_view name);
 
-// The longest rows that int8 weights can have: 8192 products of 127 * 2047 fit in int32.
-inline constexpr std::size_t kMaxInt8Inputs = 8192;
+inline constexpr std::size_t kInt8Block = 64;
 
 // Memory that kernels need between calls. Belongs to one caller of Multiply at a time; grows and stays.
 struct Scratch {
-  std::vector<std::int16_t> rounded;  // [rows, inputs rounded up to 2]: activations beside bf16 and int8 weights
-  std::vector<float> scales;          // [rows]
+  std::vector<std::uint16_t> bf16;    // [rows, inputs rounded up to 2]: activations beside bf16 weights
+  std::vector<std::int8_t> codes;     // [rows, inputs rounded up to 4]: beside int8 weights
+  std::vector<float> scales;          // [rows, blocks]: of codes
+  std::vector<std::int32_t> offsets;  // [rows, blocks]: -128 times the sum of a block's codes
 };
 
 // The weights of y = x W + b, packed in the order in which they are read. Constant after construction.
@@ -158,14 +162,15 @@ class Matrix {
   // The weights of one output as float32: a row of an embedding. `out` has `inputs` values.
   void CopyOutput(std::size_t output, std::span<float> out) const;
 
-  // Panel p holds outputs 16 p .. 16 p + 15, and four panels a group: float [inputs, 4, 16]; bf16 or int8
-  // [inputs / 2, 4, 16, 2], rounded up. `Unit` is a float, or a pair as uint32 or uint16: where the panel's first unit
-  // lies; those of the next input, or pair of inputs, are kPanelsTogether * kPanel units further.
-  template <typename Unit>
-  [[nodiscard]] const Unit* Panel(std::size_t panel) const {
-    return panels_.as<Unit>() + panel / kPanelsTogether * (group_bytes() / sizeof(Unit)) +
+  // Panel p holds outputs 16 p .. 16 p + 15, and four panels a group: float [inputs, 4, 16]; bf16 [inputs / 2, 4, 16, 2];
+  // int8 [inputs / 4, 4, 16, 4], rounded up, each code 128 more than what it stands for, as AVX-512 multiplies unsigned
+  // bytes by signed ones. A unit, 4 bytes, is what one output has of 1, 2 or 4 inputs: here lies the panel's first; those
+  // of the next inputs are kPanelsTogether * kPanel units further.
+  [[nodiscard]] const std::uint32_t* Panel(std::size_t panel) const {
+    return panels_.as<std::uint32_t>() + panel / kPanelsTogether * (group_bytes() / sizeof(std::uint32_t)) +
            panel % kPanelsTogether * kPanel;
   }
+  [[nodiscard]] std::size_t units() const;  // of one output
   [[nodiscard]] std::size_t group_bytes() const;
   [[nodiscard]] std::span<const float> scales() const { return scales_; }  // [outputs rounded up], int8 only
   [[nodiscard]] std::span<const float> bias() const { return bias_; }      // [outputs rounded up]

@@ -12,6 +12,9 @@ void MultiplyPanelsOnAny(const PanelJob& job) {
 void MultiplyPanels(const PanelJob& job) {
   plain::MultiplyPanels(job);
 }
+void RoundToInt8(const float* from, std::size_t inputs, std::int8_t* codes, float* scales, std::int32_t* offsets) {
+  plain::RoundToInt8(from, inputs, codes, scales, offsets);
+}
 void Gelu(float* x, std::size_t count) {
   plain::Gelu(x, count);
 }
@@ -71,6 +74,9 @@ namespace {
 
 void Panels(const PanelJob& job) {
   plain::MultiplyPanels(job);
+}
+void RoundBlocks(const float* from, std::size_t inputs, std::int8_t* codes, float* scales, std::int32_t* offsets) {
+  plain::RoundToInt8(from, inputs, codes, scales, offsets);
 }
 void GeluVectors(float* x, std::size_t count) {
   plain::Gelu(x, count);
@@ -145,7 +151,7 @@ HWY_INLINE void FloatBlock(const PanelJob& job, std::size_t panel, std::size_t r
   const F32 d;
   const Matrix& matrix = *job.matrix;
   const std::size_t inputs = matrix.inputs();
-  const float* HWY_RESTRICT weights = matrix.Panel<float>(panel);
+  const auto* HWY_RESTRICT weights = reinterpret_cast<const float*>(matrix.Panel(panel));
   const float* HWY_RESTRICT x = job.x + row * job.x_stride;
   VF sums[kRows][kPanels][kVectors];
   for (auto& of_row : sums) {
@@ -184,8 +190,8 @@ HWY_INLINE void Bf16Block(const PanelJob& job, std::size_t panel, std::size_t ro
   const auto odd_half = hn::Set(u32, 0xFFFF0000u);
   const Matrix& matrix = *job.matrix;
   const std::size_t inputs = RoundUp(matrix.inputs(), 2);
-  const std::uint32_t* HWY_RESTRICT weights = matrix.Panel<std::uint32_t>(panel);
-  const std::int16_t* HWY_RESTRICT x = job.rounded + row * inputs;
+  const std::uint32_t* HWY_RESTRICT weights = matrix.Panel(panel);
+  const std::uint16_t* HWY_RESTRICT x = job.bf16 + row * inputs;
   VF sums[kRows][kPanels][kVectors];
   for (auto& of_row : sums) {
     for (auto& of_panel : of_row) {
@@ -228,48 +234,80 @@ HWY_INLINE void Int8Block(const PanelJob& job, std::size_t panel, std::size_t ro
   const F32 d;
   const I32 i32;
   const I16 i16;
-  const hn::Rebind<std::int8_t, I16> i8;
+  const hn::RebindToUnsigned<I16> u16;
+  const hn::RebindToUnsigned<I32> u32;
+  constexpr std::size_t kUnits = kInt8Block / 4;
   const Matrix& matrix = *job.matrix;
-  const std::size_t inputs = RoundUp(matrix.inputs(), 2);
-  const auto* HWY_RESTRICT weights = reinterpret_cast<const std::int8_t*>(matrix.Panel<std::uint16_t>(panel));
-  const std::int16_t* HWY_RESTRICT x = job.rounded + row * inputs;
-  // Some targets put products of even and odd positions into two sums.
-  VI even[kRows][kPanels][kVectors];
-  VI odd[kRows][kPanels][kVectors];
-  for (std::size_t r = 0; r < kRows; ++r) {
-    for (std::size_t p = 0; p < kPanels; ++p) {
-      for (std::size_t v = 0; v < kVectors; ++v) even[r][p][v] = odd[r][p][v] = hn::Zero(i32);
+  const std::size_t units = matrix.units();
+  const std::size_t blocks = Int8Blocks(matrix.inputs());
+  const std::uint32_t* HWY_RESTRICT weights = matrix.Panel(panel);
+  const std::int8_t* HWY_RESTRICT x = job.codes + row * 4 * units;
+  const float* HWY_RESTRICT scales = job.scales + row * blocks;
+  const std::int32_t* HWY_RESTRICT offsets = job.offsets + row * blocks;
+  VF sums[kRows][kPanels][kVectors];
+  for (auto& of_row : sums) {
+    for (auto& of_panel : of_row) {
+      for (VF& sum : of_panel) sum = hn::Zero(d);
     }
   }
-  for (std::size_t i = 0; i < inputs; i += 2) {
-    hn::Vec<I16> loaded[kPanels][kVectors];
-    for (std::size_t p = 0; p < kPanels; ++p) {
-      for (std::size_t v = 0; v < kVectors; ++v) {
-        loaded[p][v] = hn::PromoteTo(i16, hn::LoadU(i8, weights + ((i / 2 * kPanelsTogether + p) * kPanel + v * kLanes) * 2));
+  for (std::size_t block = 0; block < blocks; ++block) {
+    // Some targets put products of even and odd positions into two sums.
+    VI even[kRows][kPanels][kVectors];
+    VI odd[kRows][kPanels][kVectors];
+    for (std::size_t r = 0; r < kRows; ++r) {
+      for (std::size_t p = 0; p < kPanels; ++p) {
+        for (std::size_t v = 0; v < kVectors; ++v) {
+          even[r][p][v] = hn::Set(i32, offsets[r * blocks + block]);
+          odd[r][p][v] = hn::Zero(i32);
+        }
+      }
+    }
+    for (std::size_t i = block * kUnits; i < std::min(units, (block + 1) * kUnits); ++i) {
+      // Of the four bytes of a unit, the first and third, and the second and fourth.
+      hn::Vec<I16> low[kPanels][kVectors];
+      hn::Vec<I16> high[kPanels][kVectors];
+      for (std::size_t p = 0; p < kPanels; ++p) {
+        for (std::size_t v = 0; v < kVectors; ++v) {
+          const auto unit = hn::BitCast(u16, hn::LoadU(u32, weights + (i * kPanelsTogether + p) * kPanel + v * kLanes));
+          low[p][v] = hn::BitCast(i16, hn::And(unit, hn::Set(u16, 0xFF)));
+          high[p][v] = hn::BitCast(i16, hn::ShiftRight<8>(unit));
+        }
+      }
+      for (std::size_t r = 0; r < kRows; ++r) {
+        const std::int8_t* of_row = x + (r * units + i) * 4;
+        const auto pair = [&](std::size_t first) HWY_ATTR {
+          const auto lower = static_cast<std::uint16_t>(of_row[first]);
+          const auto upper = static_cast<std::uint16_t>(of_row[first + 2]);
+          return hn::BitCast(i16, hn::Set(u32, lower | std::uint32_t{upper} << 16));
+        };
+        const hn::Vec<I16> low_pair = pair(0);
+        const hn::Vec<I16> high_pair = pair(1);
+        for (std::size_t p = 0; p < kPanels; ++p) {
+          for (std::size_t v = 0; v < kVectors; ++v) {
+            VI& into = even[r][p][v];
+            into = hn::ReorderWidenMulAccumulate(i32, low_pair, low[p][v], into, odd[r][p][v]);
+            into = hn::ReorderWidenMulAccumulate(i32, high_pair, high[p][v], into, odd[r][p][v]);
+          }
+        }
       }
     }
     for (std::size_t r = 0; r < kRows; ++r) {
-      std::int32_t pair = 0;
-      std::memcpy(&pair, x + r * inputs + i, sizeof(pair));
-      const hn::Vec<I16> value = hn::BitCast(i16, hn::Set(i32, pair));
+      const VF scale = hn::Set(d, scales[r * blocks + block]);
       for (std::size_t p = 0; p < kPanels; ++p) {
         for (std::size_t v = 0; v < kVectors; ++v) {
-          even[r][p][v] = hn::ReorderWidenMulAccumulate(i32, value, loaded[p][v], even[r][p][v], odd[r][p][v]);
+          const VI sum = hn::RearrangeToOddPlusEven(even[r][p][v], odd[r][p][v]);
+          sums[r][p][v] = hn::MulAdd(hn::ConvertTo(d, sum), scale, sums[r][p][v]);
         }
       }
     }
   }
   for (std::size_t r = 0; r < kRows; ++r) {
-    const VF row_scale = hn::Set(d, job.row_scales[row + r]);
     for (std::size_t p = 0; p < kPanels; ++p) {
       const std::size_t output = (panel + p) * kPanel;
-      VF sums[kVectors];
       for (std::size_t v = 0; v < kVectors; ++v) {
-        const VF sum = hn::ConvertTo(d, hn::RearrangeToOddPlusEven(even[r][p][v], odd[r][p][v]));
-        const VF scale = hn::LoadU(d, matrix.scales().data() + output + v * kLanes);
-        sums[v] = hn::Mul(sum, hn::Mul(row_scale, scale));
+        sums[r][p][v] = hn::Mul(sums[r][p][v], hn::LoadU(d, matrix.scales().data() + output + v * kLanes));
       }
-      StorePanel(sums, matrix.bias().data() + output, std::min(kPanel, matrix.outputs() - output), job.store,
+      StorePanel(sums[r][p], matrix.bias().data() + output, std::min(kPanel, matrix.outputs() - output), job.store,
                  job.y + (row + r) * job.y_stride + output);
     }
   }
@@ -312,6 +350,29 @@ void Panels(const PanelJob& job) {
   }
   for (; panel + kPanelsOfRows <= job.last; panel += kPanelsOfRows) Rows<kPanelsOfRows>(job, panel);
   for (; panel < job.last; ++panel) Rows<1>(job, panel);
+}
+
+void RoundBlocks(const float* from, std::size_t inputs, std::int8_t* codes, float* scales, std::int32_t* offsets) {
+  const F32 d;
+  const hn::Rebind<std::int8_t, F32> i8;
+  std::size_t first = 0;
+  for (; first + kInt8Block <= inputs; first += kInt8Block) {
+    VF most = hn::Zero(d);
+    for (std::size_t i = first; i < first + kInt8Block; i += kLanes) {
+      most = hn::Max(most, hn::Abs(hn::LoadU(d, from + i)));
+    }
+    const float largest = hn::GetLane(hn::MaxOfLanes(d, most));
+    const VF inverse = hn::Set(d, largest > 0 ? kCodeMax / largest : 0.0f);
+    VI sum = hn::Zero(I32());
+    for (std::size_t i = first; i < first + kInt8Block; i += kLanes) {
+      const VI code = hn::NearestInt(hn::Mul(hn::LoadU(d, from + i), inverse));
+      hn::StoreU(hn::DemoteTo(i8, code), i8, codes + i);
+      sum = hn::Add(sum, code);
+    }
+    *scales++ = largest / kCodeMax;
+    *offsets++ = -128 * hn::GetLane(hn::SumOfLanes(I32(), sum));
+  }
+  plain::RoundToInt8(from + first, inputs - first, codes + first, scales, offsets);
 }
 
 void GeluVectors(float* x, std::size_t count) {
@@ -716,6 +777,7 @@ HWY_AFTER_NAMESPACE();
 namespace holo::compute {
 
 HWY_EXPORT(Panels);
+HWY_EXPORT(RoundBlocks);
 HWY_EXPORT(GeluVectors);
 HWY_EXPORT(Attend);
 HWY_EXPORT(HalfFrom);
@@ -732,6 +794,9 @@ void MultiplyPanelsOnAny(const PanelJob& job) {
 void MultiplyPanels(const PanelJob& job) {
   if (job.matrix->type() != WeightType::kF32 && HasDotProducts()) return MultiplyPanelsByDotProducts(job);
   MultiplyPanelsOnAny(job);
+}
+void RoundToInt8(const float* from, std::size_t inputs, std::int8_t* codes, float* scales, std::int32_t* offsets) {
+  HWY_DYNAMIC_DISPATCH(RoundBlocks)(from, inputs, codes, scales, offsets);
 }
 void Gelu(float* x, std::size_t count) {
   HWY_DYNAMIC_DISPATCH(GeluVectors)(x, count);

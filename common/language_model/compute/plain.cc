@@ -11,56 +11,85 @@ namespace {
 
 constexpr std::size_t kTogether = kPanelsTogether * kPanel;
 
-// Sums of one output over all inputs, in order.
-float DotF32(const float* panel, std::size_t inputs, const float* x) {
+float FromBf16(std::uint32_t bits) {
+  return std::bit_cast<float>(bits << 16);
+}
+
+// Sums of one output over all inputs, in order. `units` are the output's, kTogether apart.
+float DotF32(const std::uint32_t* units, std::size_t inputs, const float* x) {
   float sum = 0;
-  for (std::size_t i = 0; i < inputs; ++i) sum += x[i] * panel[i * kTogether];
+  for (std::size_t i = 0; i < inputs; ++i) sum += x[i] * std::bit_cast<float>(units[i * kTogether]);
   return sum;
 }
 
-float FromBf16(std::uint16_t bits) {
-  return std::bit_cast<float>(std::uint32_t{bits} << 16);
-}
-
-float DotBf16(const std::uint16_t* panel, std::size_t inputs, const std::int16_t* x) {
+float DotBf16(const std::uint32_t* units, std::size_t count, const std::uint16_t* x) {
   float sum = 0;
-  for (std::size_t i = 0; i < inputs; i += 2) {
-    sum += FromBf16(static_cast<std::uint16_t>(x[i])) * FromBf16(panel[i * kTogether]);
-    sum += FromBf16(static_cast<std::uint16_t>(x[i + 1])) * FromBf16(panel[i * kTogether + 1]);
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::uint32_t pair = units[i * kTogether];
+    sum += FromBf16(x[2 * i]) * FromBf16(pair & 0xFFFFu);
+    sum += FromBf16(x[2 * i + 1]) * FromBf16(pair >> 16);
   }
   return sum;
 }
 
-std::int32_t DotInt8(const std::int8_t* panel, std::size_t inputs, const std::int16_t* x) {
-  std::int32_t sum = 0;
-  for (std::size_t i = 0; i < inputs; i += 2) {
-    sum += panel[i * kTogether] * x[i] + panel[i * kTogether + 1] * x[i + 1];
+float DotInt8(const std::uint32_t* units, std::size_t count, const std::int8_t* x, const float* scales,
+              const std::int32_t* offsets) {
+  constexpr std::size_t kUnits = kInt8Block / 4;
+  float sum = 0;
+  for (std::size_t first = 0; first < count; first += kUnits) {
+    std::int32_t of_block = offsets[first / kUnits];
+    for (std::size_t i = first; i < std::min(count, first + kUnits); ++i) {
+      for (std::size_t j = 0; j < 4; ++j) {
+        of_block += static_cast<std::int32_t>(units[i * kTogether] >> 8 * j & 0xFFu) * x[4 * i + j];
+      }
+    }
+    sum += static_cast<float>(of_block) * scales[first / kUnits];
   }
   return sum;
 }
 
 }  // namespace
 
+void RoundToInt8(const float* from, std::size_t inputs, std::int8_t* codes, float* scales, std::int32_t* offsets) {
+  for (std::size_t first = 0; first < inputs; first += kInt8Block) {
+    const std::size_t end = std::min(inputs, first + kInt8Block);
+    float largest = 0;
+    for (std::size_t i = first; i < end; ++i) largest = std::max(largest, std::abs(from[i]));
+    const float inverse = largest > 0 ? kCodeMax / largest : 0.0f;
+    std::int32_t sum = 0;
+    for (std::size_t i = first; i < end; ++i) {
+      // The bias by 2^23 * 1.5 rounds to nearest even.
+      const float shifted = from[i] * inverse + 12582912.0f;
+      codes[i] = static_cast<std::int8_t>(std::bit_cast<std::int32_t>(shifted) -
+                                          std::bit_cast<std::int32_t>(12582912.0f));
+      sum += codes[i];
+    }
+    *scales++ = largest / kCodeMax;
+    *offsets++ = -128 * sum;
+  }
+  std::fill(codes + inputs, codes + RoundUp(inputs, 4), std::int8_t{0});
+}
+
 void MultiplyPanels(const PanelJob& job) {
   const Matrix& matrix = *job.matrix;
   const std::size_t inputs = matrix.inputs();
-  const std::size_t padded = RoundUp(inputs, 2);
+  const std::size_t units = matrix.units();
+  const std::size_t blocks = Int8Blocks(inputs);
   for (std::size_t output = job.first * kPanel; output < std::min(job.last * kPanel, matrix.outputs()); ++output) {
-    const std::size_t panel = output / kPanel;
-    const std::size_t lane = output % kPanel;
+    const std::uint32_t* const of_output = matrix.Panel(output / kPanel) + output % kPanel;
     for (std::size_t row = 0; row < job.rows; ++row) {
       float sum = 0;
       switch (matrix.type()) {
         case WeightType::kF32:
-          sum = DotF32(matrix.Panel<float>(panel) + lane, inputs, job.x + row * job.x_stride);
+          sum = DotF32(of_output, inputs, job.x + row * job.x_stride);
           break;
         case WeightType::kBf16:
-          sum = DotBf16(reinterpret_cast<const std::uint16_t*>(matrix.Panel<std::uint32_t>(panel) + lane), padded, job.rounded + row * padded);
+          sum = DotBf16(of_output, units, job.bf16 + row * 2 * units);
           break;
         case WeightType::kInt8:
-          sum = static_cast<float>(
-              DotInt8(reinterpret_cast<const std::int8_t*>(matrix.Panel<std::uint16_t>(panel) + lane), padded, job.rounded + row * padded));
-          sum *= job.row_scales[row] * matrix.scales()[output];
+          sum = DotInt8(of_output, units, job.codes + row * 4 * units, job.scales + row * blocks,
+                        job.offsets + row * blocks);
+          sum *= matrix.scales()[output];
           break;
       }
       sum += matrix.bias()[output];

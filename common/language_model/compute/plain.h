@@ -9,9 +9,10 @@ namespace holo::compute {
 struct PanelJob {
   const Matrix* matrix = nullptr;
   const float* x = nullptr;               // [rows, inputs], rows x_stride apart
-  // bf16: the rows as such; int8: as integers. [rows, inputs rounded up to 2]
-  const std::int16_t* rounded = nullptr;
-  const float* row_scales = nullptr;      // int8 only: [rows]
+  const std::uint16_t* bf16 = nullptr;    // these four as in Scratch, where the weights' type wants them
+  const std::int8_t* codes = nullptr;
+  const float* scales = nullptr;
+  const std::int32_t* offsets = nullptr;
   std::size_t rows = 0;
   float* y = nullptr;  // [rows, outputs], rows y_stride apart
   std::size_t x_stride = 0;
@@ -21,12 +22,17 @@ struct PanelJob {
   std::size_t last = 0;
 };
 
+[[nodiscard]] constexpr std::size_t Int8Blocks(std::size_t inputs) {
+  return (inputs + kInt8Block - 1) / kInt8Block;
+}
 // The largest magnitude that an activation is rounded to beside int8 weights.
-inline constexpr float kRoundedMax = 2047.0f;
+inline constexpr float kCodeMax = 127.0f;
 
 namespace plain {
 
 void MultiplyPanels(const PanelJob& job);
+// One row as codes, scales and offsets of Scratch.
+void RoundToInt8(const float* from, std::size_t inputs, std::int8_t* codes, float* scales, std::int32_t* offsets);
 void Gelu(float* x, std::size_t count);
 void AttendTile(const AttentionRows& rows, const float* keys, const float* values, const std::uint8_t* visible);
 void ToHalf(const float* values, std::size_t count, std::uint16_t* out);
@@ -40,6 +46,7 @@ void TransposeTile(const float* in, std::size_t columns, float* out);
 // kernels.cc: with what this machine has, and without dot_products.cc.
 void MultiplyPanels(const PanelJob& job);
 void MultiplyPanelsOnAny(const PanelJob& job);
+void RoundToInt8(const float* from, std::size_t inputs, std::int8_t* codes, float* scales, std::int32_t* offsets);
 
 // dot_products.cc: bf16 and int8 weights with AVX-512's instructions for them (BF16, VNNI), where there are any.
 [[nodiscard]] bool HasDotProducts();

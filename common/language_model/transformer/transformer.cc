@@ -79,12 +79,6 @@ Result<AttentionWeights> LoadAttention(const weights::Gpt2Layer& layer) {
 
 Result<std::shared_ptr<const Model>> Model::Create(const weights::Gpt2Weights& weights, WeightType type) {
   const weights::Gpt2Config& config = weights.config;
-  const std::size_t longest = std::max(config.width, config.inner_width);
-  if (type == WeightType::kInt8 && longest > compute::kMaxInt8Inputs) {
-    return Fail(Code::kInvalidArgument, "int8 weights: expected rows of at most " +
-                                            std::to_string(compute::kMaxInt8Inputs) + " values, found " +
-                                            std::to_string(longest));
-  }
   auto model = std::shared_ptr<Model>(new Model());
   model->config_ = config;
   const std::size_t width = config.width;

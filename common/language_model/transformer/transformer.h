@@ -62,8 +62,7 @@ struct Workspace {
 
 class Model {
  public:
-  // Reads all weights and packs them. kInvalidArgument for NaN or infinite weights, by name, and for int8 where a row
-  // is longer than compute::kMaxInt8Inputs.
+  // Reads all weights and packs them. kInvalidArgument for NaN or infinite weights, by name.
   [[nodiscard]] static Result<std::shared_ptr<const Model>> Create(const weights::Gpt2Weights& weights,
                                                                    compute::WeightType type);
 

@@ -58,11 +58,12 @@ TEST_CASE("Multiply agrees with a sum in double, for every type of weights") {
             largest = std::max(largest, std::abs(double{x[row * shape.inputs + i]}));
             weight_sum += std::abs(column[i]);
           }
-          // n additions and products of relative error 2^-24; beside int8 every activation is off by half a step.
+          // n additions and products of relative error 2^-24; beside int8 every activation is off by half a step, of
+          // its block's largest at most.
           double tolerance = (static_cast<double>(shape.inputs) + 2) * 0x1p-24 * magnitude;
           // An activation in bf16 is off by 2^-9 of itself.
           if (type == WeightType::kBf16) tolerance += 0x1.01p-9 * magnitude;
-          if (type == WeightType::kInt8) tolerance += 0.5001 * largest / 2047 * weight_sum + 4 * 0x1p-24 * magnitude;
+          if (type == WeightType::kInt8) tolerance += 0.5001 * largest / 127 * weight_sum + 4 * 0x1p-24 * magnitude;
           worst = std::max(worst, std::abs(y[row * shape.outputs + output] - exact) / (tolerance + 1e-30));
         }
       }
@@ -111,23 +112,31 @@ TEST_CASE("The vector kernels agree with the plain ones") {
     constexpr std::size_t kInputs = 96;
     constexpr std::size_t kOutputs = 40;
     const Matrix matrix = Matrix::Pack(type, kInputs, kOutputs, Noise(kInputs * kOutputs, 1), Noise(kOutputs, 2));
-    std::vector<std::int16_t> rounded(kInputs * 2);
-    for (std::size_t i = 0; i < rounded.size(); ++i) rounded[i] = static_cast<std::int16_t>(i * 37 % 4095) - 2047;
-    if (type == WeightType::kBf16) {
-      for (std::size_t i = 0; i < rounded.size(); ++i) {
-        // Of -2 to 2.
-        rounded[i] = static_cast<std::int16_t>(static_cast<std::uint16_t>(0x3C00 + i * 37 % 0x400 + i % 2 * 0x8000));
+    std::vector<std::uint16_t> bf16(kInputs * 2);
+    for (std::size_t i = 0; i < bf16.size(); ++i) {
+      bf16[i] = static_cast<std::uint16_t>(0x3C00 + i * 37 % 0x400 + i % 2 * 0x8000);  // of -2 to 2
+    }
+    std::vector<std::int8_t> codes(kInputs * 2);
+    for (std::size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<std::int8_t>(static_cast<int>(i * 37 % 255) - 127);
+    const std::vector<float> scales = {0.5f, 2.0f, 1.0f, 3.0f};
+    std::vector<std::int32_t> offsets;
+    for (const std::size_t row : {0, 1}) {
+      for (const std::size_t first : {std::size_t{0}, kInt8Block}) {
+        std::int32_t sum = 0;
+        for (std::size_t i = first; i < std::min(kInputs, first + kInt8Block); ++i) sum += codes[row * kInputs + i];
+        offsets.push_back(-128 * sum);
       }
     }
-    const std::vector<float> scales = {0.5f, 2.0f};
     const std::vector<float> x = Noise(2 * kInputs, 3);
     std::vector<float> fast(2 * kOutputs);
     std::vector<float> slow(2 * kOutputs);
     PanelJob job;
     job.matrix = &matrix;
     job.x = x.data();
-    job.rounded = rounded.data();
-    job.row_scales = scales.data();
+    job.bf16 = bf16.data();
+    job.codes = codes.data();
+    job.scales = scales.data();
+    job.offsets = offsets.data();
     job.x_stride = kInputs;
     job.y_stride = kOutputs;
     job.rows = 2;
@@ -139,9 +148,9 @@ TEST_CASE("The vector kernels agree with the plain ones") {
       job.y = fast.data();
       multiply(job);
       for (std::size_t i = 0; i < fast.size(); ++i) {
-        // Sums of 96 products below 2, or integers that are scaled once.
-        CHECK(fast[i] ==
-              doctest::Approx(slow[i]).epsilon(type == WeightType::kInt8 ? 4 * 0x1p-24 : 2 * 96 * 96 * 0x1p-24));
+        // Sums of 96 products below 2; or of two whole numbers below 64 * 127 * 127 times 3 / 127, rounded four times.
+        CHECK(std::abs(fast[i] - slow[i]) <=
+              (type == WeightType::kInt8 ? 4 * 2 * 64 * 127 * 3 * 0x1p-24 : 2 * 96 * 96 * 0x1p-24));
       }
     }
   }
@@ -229,6 +238,32 @@ TEST_CASE("Attention over tiles is the softmax over all that each row sees") {
     }
     // A score sums 32 products of at most 3: error 32 * 96 * 2^-24 = 1.8e-4 at worst; weights change by as much.
     CHECK(worst <= 4e-4);
+  }
+}
+
+TEST_CASE("Activations beside int8 weights are rounded to the nearest code of their block's scale") {
+  for (const std::size_t inputs : {1, 63, 64, 130}) {
+    CAPTURE(inputs);
+    std::vector<float> x = Noise(inputs, 3, 7);
+    if (inputs > 64) std::fill(x.begin(), x.begin() + 64, 0.0f);
+    const std::size_t blocks = Int8Blocks(inputs);
+    std::vector<std::int8_t> codes(RoundUp(inputs, 4), 99), plain_codes(codes);
+    std::vector<float> scales(blocks), plain_scales(blocks);
+    std::vector<std::int32_t> offsets(blocks), plain_offsets(blocks);
+    RoundToInt8(x.data(), inputs, codes.data(), scales.data(), offsets.data());
+    plain::RoundToInt8(x.data(), inputs, plain_codes.data(), plain_scales.data(), plain_offsets.data());
+    CHECK(codes == plain_codes);
+    CHECK(scales == plain_scales);
+    CHECK(offsets == plain_offsets);
+    for (std::size_t i = 0; i < inputs; ++i) {
+      CHECK(std::abs(static_cast<float>(codes[i]) * scales[i / kInt8Block] - x[i]) <= 0.50001f * scales[i / kInt8Block]);
+    }
+    for (std::size_t i = inputs; i < codes.size(); ++i) CHECK(codes[i] == 0);
+    for (std::size_t block = 0; block < blocks; ++block) {
+      std::int32_t sum = 0;
+      for (std::size_t i = block * 64; i < std::min(inputs, block * 64 + 64); ++i) sum += codes[i];
+      CHECK(offsets[block] == -128 * sum);
+    }
   }
 }
 
