@@ -274,8 +274,11 @@ void Multiply(const Matrix& matrix, const float* x, std::size_t rows, float* y, 
   }
   const std::size_t panels = RoundUp(matrix.outputs(), kPanel) / kPanel;
   std::size_t groups = std::clamp<std::size_t>(kTaskBytes / matrix.group_bytes(), 1, 16);
-  // With many rows a task computes for longer than it reads, and within one the next weights are fetched in time.
-  if (rows >= kManyRows) groups = std::clamp<std::size_t>(panels / kPanelsTogether / (4 * pool.threads()), groups, 16);
+  if (rows >= kManyRows) {
+    // A thread computes for long enough, and as others do so, too, it can tell which group it will have next.
+    groups = 1;
+    job.ahead = pool.threads();
+  }
   const std::size_t per_task = groups * kPanelsTogether;
   pool.ForEach((panels + per_task - 1) / per_task, [&](std::size_t task, unsigned) {
     PanelJob part = job;

@@ -40,113 +40,135 @@ struct Bf16 {
 struct Int8 {
   using Sum = __m512i;
   HOLO_DOT_PRODUCTS static Sum Add(Sum sum, std::int32_t x, __m512i weights) {
-    return _mm512_dpbusd_epi32(sum, weights, _mm512_set1_epi32(x));
+    // The intrinsic, _mm512_dpbusd_epi32, made gcc 12 copy every sum in every turn of the loop.
+    asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(weights), "v"(_mm512_set1_epi32(x)));
+    return sum;
   }
 };
 
-// What will be read next, and which share of it a block of rows fetches: the `index`th of `count`.
+// What will be read soon, fetched bit by bit: `step` bytes in every turn of the innermost loop.
 struct Ahead {
-  const std::uint32_t* weights = nullptr;
-  std::size_t index = 0;
-  std::size_t count = 1;
+  const char* next = nullptr;
+  std::size_t step = 0;
 };
 
+// Adds `count` units of kRows rows by kPanels panels. Rows of x are `units` apart, all of 4 bytes.
 template <typename Kind, std::size_t kRows, std::size_t kPanels>
-HOLO_DOT_PRODUCTS void Block(const PanelJob& job, std::size_t panel, std::size_t row, const Ahead& ahead) {
-  constexpr bool kIsInt8 = std::is_same_v<Kind, Int8>;
-  const Matrix& matrix = *job.matrix;
-  const std::size_t units = matrix.units();
-  const std::size_t stretches = (units + kStretch - 1) / kStretch;
-  const std::uint32_t* weights = matrix.Panel(panel);
-  const auto* x = reinterpret_cast<const std::uint8_t*>(kIsInt8 ? static_cast<const void*>(job.codes) : job.bf16) +
-                  row * units * sizeof(std::int32_t);
-  typename Kind::Sum sums[kRows][kPanels];
-  __m512 of_blocks[kRows][kPanels];  // int8 only
-#pragma GCC unroll 8
-  for (std::size_t r = 0; r < kRows; ++r) {
+HOLO_DOT_PRODUCTS inline __attribute__((always_inline)) void AddUnits(const std::uint32_t* weights,
+                                                                      const std::int32_t* x, std::size_t units,
+                                                                      std::size_t count,
+                                                                      typename Kind::Sum (&sums)[kRows][kPanels],
+                                                                      Ahead& ahead) {
+  const char* next = ahead.next;
+  for (std::size_t i = 0; i < count; ++i) {
+    if constexpr (kRows == kMostRows) {
+      // Into the second cache: the first has no room for a group.
+      _mm_prefetch(next, _MM_HINT_T1);
+      _mm_prefetch(next + ahead.step / 2, _MM_HINT_T1);
+      next += ahead.step;
+    }
+    __m512i loaded[kPanels];
 #pragma GCC unroll 8
     for (std::size_t p = 0; p < kPanels; ++p) {
-      if constexpr (kIsInt8) {
-        of_blocks[r][p] = _mm512_setzero_ps();
-      } else {
-        sums[r][p] = _mm512_setzero_ps();
-      }
+      loaded[p] = _mm512_loadu_si512(weights + (i * kPanelsTogether + p) * kPanel);
     }
+#pragma GCC unroll 8
+    for (std::size_t r = 0; r < kRows; ++r) {
+      std::int32_t unit = 0;
+      std::memcpy(&unit, x + r * units + i, sizeof(unit));
+#pragma GCC unroll 8
+      for (std::size_t p = 0; p < kPanels; ++p) sums[r][p] = Kind::Add(sums[r][p], unit, loaded[p]);
+    }
+  }
+  ahead.next = next;
+}
+
+HOLO_DOT_PRODUCTS inline void StorePanel(const PanelJob& job, __m512 sum, std::size_t row, std::size_t panel) {
+  const std::size_t output = panel * kPanel;
+  const std::size_t count = std::min(kPanel, job.matrix->outputs() - output);
+  const auto mask = static_cast<__mmask16>((1u << count) - 1);
+  float* const y = job.y + row * job.y_stride + output;
+  sum = _mm512_add_ps(sum, _mm512_loadu_ps(job.matrix->bias().data() + output));
+  if (job.store == Store::kAdd) sum = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, y), sum);
+  _mm512_mask_storeu_ps(y, mask, sum);
+}
+
+template <std::size_t kRows, std::size_t kPanels>
+HOLO_DOT_PRODUCTS void Bf16Block(const PanelJob& job, std::size_t panel, std::size_t row, Ahead& ahead) {
+  const std::size_t units = job.matrix->units();
+  const std::size_t stretches = (units + kStretch - 1) / kStretch;
+  const std::uint32_t* weights = job.matrix->Panel(panel);
+  const auto* x = reinterpret_cast<const std::int32_t*>(job.bf16) + row * units;
+  __m512 sums[kRows][kPanels];
+#pragma GCC unroll 8
+  for (auto& of_row : sums) {
+#pragma GCC unroll 8
+    for (__m512& sum : of_row) sum = _mm512_setzero_ps();
   }
   for (std::size_t stretch = 0; stretch < stretches; ++stretch) {
-    if (ahead.weights != nullptr) {
-      const std::size_t all = ahead.count * stretches;
-      const std::size_t at = ahead.index * stretches + stretch;
-      for (std::size_t i = units * at / all; i < units * (at + 1) / all; ++i) {
-        for (std::size_t p = 0; p < kPanels; ++p) {
-          _mm_prefetch(reinterpret_cast<const char*>(ahead.weights + (i * kPanelsTogether + p) * kPanel), _MM_HINT_T0);
-        }
-      }
-    }
-    if constexpr (kIsInt8) {
-#pragma GCC unroll 8
-      for (std::size_t r = 0; r < kRows; ++r) {
-        const __m512i offset = _mm512_set1_epi32(job.offsets[(row + r) * stretches + stretch]);
-#pragma GCC unroll 8
-        for (std::size_t p = 0; p < kPanels; ++p) sums[r][p] = offset;
-      }
-    }
-    for (std::size_t i = stretch * kStretch; i < std::min(units, (stretch + 1) * kStretch); ++i) {
-      __m512i loaded[kPanels];
-#pragma GCC unroll 8
-      for (std::size_t p = 0; p < kPanels; ++p) {
-        loaded[p] = _mm512_loadu_si512(weights + (i * kPanelsTogether + p) * kPanel);
-      }
-#pragma GCC unroll 8
-      for (std::size_t r = 0; r < kRows; ++r) {
-        std::int32_t unit = 0;
-        std::memcpy(&unit, x + (r * units + i) * sizeof(unit), sizeof(unit));
-#pragma GCC unroll 8
-        for (std::size_t p = 0; p < kPanels; ++p) sums[r][p] = Kind::Add(sums[r][p], unit, loaded[p]);
-      }
-    }
-    if constexpr (kIsInt8) {
-#pragma GCC unroll 8
-      for (std::size_t r = 0; r < kRows; ++r) {
-        const __m512 scale = _mm512_set1_ps(job.scales[(row + r) * stretches + stretch]);
-#pragma GCC unroll 8
-        for (std::size_t p = 0; p < kPanels; ++p) {
-          of_blocks[r][p] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[r][p]), scale, of_blocks[r][p]);
-        }
-      }
-    }
+    const std::size_t first = stretch * kStretch;
+    AddUnits<Bf16, kRows, kPanels>(weights + first * kPanelsTogether * kPanel, x + first, units,
+                                   std::min(kStretch, units - first), sums, ahead);
   }
 #pragma GCC unroll 8
   for (std::size_t r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8
-    for (std::size_t p = 0; p < kPanels; ++p) {
-      const std::size_t output = (panel + p) * kPanel;
-      const std::size_t count = std::min(kPanel, matrix.outputs() - output);
-      const auto mask = static_cast<__mmask16>((1u << count) - 1);
-      float* const y = job.y + (row + r) * job.y_stride + output;
-      __m512 sum;
-      if constexpr (kIsInt8) {
-        sum = _mm512_mul_ps(of_blocks[r][p], _mm512_loadu_ps(matrix.scales().data() + output));
-      } else {
-        sum = sums[r][p];
+    for (std::size_t p = 0; p < kPanels; ++p) StorePanel(job, sums[r][p], row + r, panel + p);
+  }
+}
+
+template <std::size_t kRows, std::size_t kPanels>
+HOLO_DOT_PRODUCTS void Int8Block(const PanelJob& job, std::size_t panel, std::size_t row, Ahead& ahead) {
+  const std::size_t units = job.matrix->units();
+  const std::size_t blocks = Int8Blocks(job.matrix->inputs());
+  const std::uint32_t* weights = job.matrix->Panel(panel);
+  const auto* x = reinterpret_cast<const std::int32_t*>(job.codes) + row * units;
+  // There are no registers for the sums over blocks, and if gcc 12 knows what lies here it tries all the same.
+  alignas(64) float memory[kRows * kPanels * kPanel] = {};
+  float* sums = memory;
+  asm("" : "+r"(sums) : : "memory");
+  for (std::size_t block = 0; block < blocks; ++block) {
+    __m512i of_block[kRows][kPanels];
+#pragma GCC unroll 8
+    for (std::size_t r = 0; r < kRows; ++r) {
+      const __m512i offset = _mm512_set1_epi32(job.offsets[(row + r) * blocks + block]);
+#pragma GCC unroll 8
+      for (std::size_t p = 0; p < kPanels; ++p) of_block[r][p] = offset;
+    }
+    const std::size_t first = block * kStretch;
+    AddUnits<Int8, kRows, kPanels>(weights + first * kPanelsTogether * kPanel, x + first, units,
+                                   std::min(kStretch, units - first), of_block, ahead);
+#pragma GCC unroll 8
+    for (std::size_t r = 0; r < kRows; ++r) {
+      const __m512 scale = _mm512_set1_ps(job.scales[(row + r) * blocks + block]);
+#pragma GCC unroll 8
+      for (std::size_t p = 0; p < kPanels; ++p) {
+        float* const sum = sums + (r * kPanels + p) * kPanel;
+        _mm512_store_ps(sum, _mm512_fmadd_ps(_mm512_cvtepi32_ps(of_block[r][p]), scale, _mm512_load_ps(sum)));
       }
-      sum = _mm512_add_ps(sum, _mm512_loadu_ps(matrix.bias().data() + output));
-      if (job.store == Store::kAdd) sum = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, y), sum);
-      _mm512_mask_storeu_ps(y, mask, sum);
+    }
+  }
+  for (std::size_t r = 0; r < kRows; ++r) {
+    for (std::size_t p = 0; p < kPanels; ++p) {
+      const __m512 scales = _mm512_loadu_ps(job.matrix->scales().data() + (panel + p) * kPanel);
+      StorePanel(job, _mm512_mul_ps(_mm512_load_ps(sums + (r * kPanels + p) * kPanel), scales), row + r, panel + p);
     }
   }
 }
 
-template <typename Kind, std::size_t kPanels>
-void Rows(const PanelJob& job, std::size_t panel) {
-  Ahead ahead;
-  if (panel + kPanels < job.last) ahead.weights = job.matrix->Panel(panel + kPanels);
-  ahead.count = std::max<std::size_t>(1, job.rows / kMostRows);
-  std::size_t row = 0;
-  for (; row + kMostRows <= job.rows; row += kMostRows, ++ahead.index) {
-    Block<Kind, kMostRows, kPanels>(job, panel, row, ahead);
+template <typename Kind, std::size_t kRows, std::size_t kPanels>
+void Block(const PanelJob& job, std::size_t panel, std::size_t row, Ahead& ahead) {
+  if constexpr (std::is_same_v<Kind, Int8>) {
+    Int8Block<kRows, kPanels>(job, panel, row, ahead);
+  } else {
+    Bf16Block<kRows, kPanels>(job, panel, row, ahead);
   }
-  if (job.rows >= kMostRows) ahead.weights = nullptr;
+}
+
+template <typename Kind, std::size_t kPanels>
+void Rows(const PanelJob& job, std::size_t panel, Ahead& ahead) {
+  std::size_t row = 0;
+  for (; row + kMostRows <= job.rows; row += kMostRows) Block<Kind, kMostRows, kPanels>(job, panel, row, ahead);
   if (row + 4 <= job.rows) {
     Block<Kind, 4, kPanels>(job, panel, row, ahead);
     row += 4;
@@ -157,14 +179,23 @@ void Rows(const PanelJob& job, std::size_t panel) {
 
 template <typename Kind>
 void Panels(const PanelJob& job) {
+  const std::size_t group_bytes = job.matrix->group_bytes();
   std::size_t panel = job.first;
+  Ahead ahead;
   if (job.rows == 1) {
     for (; panel + kPanelsTogether <= job.last; panel += kPanelsTogether) {
-      Block<Kind, 1, kPanelsTogether>(job, panel, 0, Ahead());
+      Block<Kind, 1, kPanelsTogether>(job, panel, 0, ahead);
     }
   }
-  for (; panel + 2 <= job.last; panel += 2) Rows<Kind, 2>(job, panel);
-  for (; panel < job.last; ++panel) Rows<Kind, 1>(job, panel);
+  for (; panel + 2 <= job.last; panel += 2) {
+    if (panel % kPanelsTogether == 0 && job.rows >= kMostRows) {
+      ahead.next = reinterpret_cast<const char*>(job.matrix->Panel(panel)) + job.ahead * group_bytes;
+      // Every unit of two pairs of panels is met once by each block of rows.
+      ahead.step = kPanelsTogether * kPanel * sizeof(std::uint32_t) / (2 * (job.rows / kMostRows));
+    }
+    Rows<Kind, 2>(job, panel, ahead);
+  }
+  for (; panel < job.last; ++panel) Rows<Kind, 1>(job, panel, ahead);
 }
 
 }  // namespace

@@ -145,9 +145,15 @@ HWY_INLINE void StorePanel(const VF* sums, const float* bias, std::size_t output
   if (outputs < kPanel) std::copy(padded, padded + outputs, y);
 }
 
+// What will be read soon, fetched bit by bit: `step` bytes in every turn of the innermost loop.
+struct Ahead {
+  const char* next = nullptr;
+  std::size_t step = 0;
+};
+
 // kRows rows of x by kPanels panels. Few rows alone would wait for their own sums, hence several panels.
 template <std::size_t kRows, std::size_t kPanels>
-HWY_INLINE void FloatBlock(const PanelJob& job, std::size_t panel, std::size_t row) {
+HWY_INLINE void FloatBlock(const PanelJob& job, std::size_t panel, std::size_t row, Ahead& ahead) {
   const F32 d;
   const Matrix& matrix = *job.matrix;
   const std::size_t inputs = matrix.inputs();
@@ -159,7 +165,14 @@ HWY_INLINE void FloatBlock(const PanelJob& job, std::size_t panel, std::size_t r
       for (VF& sum : of_panel) sum = hn::Zero(d);
     }
   }
+  const char* next = ahead.next;
   for (std::size_t i = 0; i < inputs; ++i) {
+    if constexpr (kRows == kMostRows) {
+      // Into the second cache: the first has no room for a group.
+      __builtin_prefetch(next, 0, 2);
+      __builtin_prefetch(next + ahead.step / 2, 0, 2);
+      next += ahead.step;
+    }
     VF loaded[kPanels][kVectors];
     for (std::size_t p = 0; p < kPanels; ++p) {
       for (std::size_t v = 0; v < kVectors; ++v) {
@@ -173,6 +186,7 @@ HWY_INLINE void FloatBlock(const PanelJob& job, std::size_t panel, std::size_t r
       }
     }
   }
+  ahead.next = next;
   for (std::size_t r = 0; r < kRows; ++r) {
     for (std::size_t p = 0; p < kPanels; ++p) {
       const std::size_t output = (panel + p) * kPanel;
@@ -314,10 +328,10 @@ HWY_INLINE void Int8Block(const PanelJob& job, std::size_t panel, std::size_t ro
 }
 
 template <std::size_t kRows, std::size_t kPanels>
-HWY_INLINE void Block(const PanelJob& job, std::size_t panel, std::size_t row) {
+HWY_INLINE void Block(const PanelJob& job, std::size_t panel, std::size_t row, Ahead& ahead) {
   switch (job.matrix->type()) {
     case WeightType::kF32:
-      return FloatBlock<kRows, kPanels>(job, panel, row);
+      return FloatBlock<kRows, kPanels>(job, panel, row, ahead);
     case WeightType::kBf16:
       return Bf16Block<kRows, kPanels>(job, panel, row);
     case WeightType::kInt8:
@@ -327,17 +341,17 @@ HWY_INLINE void Block(const PanelJob& job, std::size_t panel, std::size_t row) {
 
 // All rows by kPanels panels, the most rows that fit at a time.
 template <std::size_t kPanels>
-void Rows(const PanelJob& job, std::size_t panel) {
+void Rows(const PanelJob& job, std::size_t panel, Ahead& ahead) {
   std::size_t row = 0;
-  for (; row + kMostRows <= job.rows; row += kMostRows) Block<kMostRows, kPanels>(job, panel, row);
-  for (; row + 4 <= job.rows; row += 4) Block<4, kPanels>(job, panel, row);
+  for (; row + kMostRows <= job.rows; row += kMostRows) Block<kMostRows, kPanels>(job, panel, row, ahead);
+  for (; row + 4 <= job.rows; row += 4) Block<4, kPanels>(job, panel, row, ahead);
   switch (job.rows - row) {
     case 1:
-      return Block<1, kPanels>(job, panel, row);
+      return Block<1, kPanels>(job, panel, row, ahead);
     case 2:
-      return Block<2, kPanels>(job, panel, row);
+      return Block<2, kPanels>(job, panel, row, ahead);
     case 3:
-      return Block<3, kPanels>(job, panel, row);
+      return Block<3, kPanels>(job, panel, row, ahead);
     default:
       return;
   }
@@ -345,11 +359,22 @@ void Rows(const PanelJob& job, std::size_t panel) {
 
 void Panels(const PanelJob& job) {
   std::size_t panel = job.first;
+  Ahead ahead;
   if (job.rows == 1) {
-    for (; panel + kPanelsTogether <= job.last; panel += kPanelsTogether) Block<1, kPanelsTogether>(job, panel, 0);
+    for (; panel + kPanelsTogether <= job.last; panel += kPanelsTogether) {
+      Block<1, kPanelsTogether>(job, panel, 0, ahead);
+    }
   }
-  for (; panel + kPanelsOfRows <= job.last; panel += kPanelsOfRows) Rows<kPanelsOfRows>(job, panel);
-  for (; panel < job.last; ++panel) Rows<1>(job, panel);
+  const std::size_t blocks = job.rows / kMostRows;
+  for (; panel + kPanelsOfRows <= job.last; panel += kPanelsOfRows) {
+    if (panel % kPanelsTogether == 0 && blocks > 0) {
+      ahead.next = reinterpret_cast<const char*>(job.matrix->Panel(panel)) + job.ahead * job.matrix->group_bytes();
+      // Every unit of a group is met by each block of rows, a part of the group's panels at a time.
+      ahead.step = kPanelsOfRows * kPanel * sizeof(float) / blocks;
+    }
+    Rows<kPanelsOfRows>(job, panel, ahead);
+  }
+  for (; panel < job.last; ++panel) Rows<1>(job, panel, ahead);
 }
 
 void RoundBlocks(const float* from, std::size_t inputs, std::int8_t* codes, float* scales, std::int32_t* offsets) {
