@@ -317,22 +317,4 @@ void PackPlanes(const std::uint8_t* values, unsigned bits, std::uint8_t* codes) 
   }
 }
 
-void NormaliseRow(const float* x, std::size_t width, float epsilon, const float* gain, const float* bias, float* out) {
-  // Four sums side by side, in double: one sum would wait for itself.
-  double sums[4] = {};
-  for (std::size_t i = 0; i < width; ++i) sums[i % 4] += x[i];
-  const double mean = (sums[0] + sums[1] + (sums[2] + sums[3])) / static_cast<double>(width);
-  double squares[4] = {};
-  for (std::size_t i = 0; i < width; ++i) {
-    const double difference = x[i] - mean;
-    squares[i % 4] += difference * difference;
-  }
-  const double variance = (squares[0] + squares[1] + (squares[2] + squares[3])) / static_cast<double>(width);
-  const auto centre = static_cast<float>(mean);
-  const auto scale = static_cast<float>(1 / std::sqrt(variance + epsilon));
-  for (std::size_t i = 0; i < width; ++i) out[i] = (x[i] - centre) * scale;
-  if (gain == nullptr) return;
-  for (std::size_t i = 0; i < width; ++i) out[i] = out[i] * gain[i] + bias[i];
-}
-
 }  // namespace holo::compute

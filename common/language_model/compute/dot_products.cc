@@ -123,6 +123,8 @@ HOLO_DOT_PRODUCTS void Int8Block(const PanelJob& job, std::size_t panel, std::si
   const std::size_t blocks = Int8Blocks(job.matrix->inputs());
   const std::uint32_t* weights = job.matrix->Panel(panel);
   const auto* x = reinterpret_cast<const std::int32_t*>(job.codes) + row * units;
+  const std::int32_t* offsets = job.offsets + row * blocks;
+  const float* scales = job.scales + row * blocks;
   // There are no registers for the sums over blocks, and if gcc 12 knows what lies here it tries all the same.
   alignas(64) float memory[kRows * kPanels * kPanel] = {};
   float* sums = memory;
@@ -131,7 +133,7 @@ HOLO_DOT_PRODUCTS void Int8Block(const PanelJob& job, std::size_t panel, std::si
     __m512i of_block[kRows][kPanels];
 #pragma GCC unroll 8
     for (std::size_t r = 0; r < kRows; ++r) {
-      const __m512i offset = _mm512_set1_epi32(job.offsets[(row + r) * blocks + block]);
+      const __m512i offset = _mm512_set1_epi32(offsets[r * blocks + block]);
 #pragma GCC unroll 8
       for (std::size_t p = 0; p < kPanels; ++p) of_block[r][p] = offset;
     }
@@ -140,7 +142,7 @@ HOLO_DOT_PRODUCTS void Int8Block(const PanelJob& job, std::size_t panel, std::si
                                    std::min(kStretch, units - first), of_block, ahead);
 #pragma GCC unroll 8
     for (std::size_t r = 0; r < kRows; ++r) {
-      const __m512 scale = _mm512_set1_ps(job.scales[(row + r) * blocks + block]);
+      const __m512 scale = _mm512_set1_ps(scales[r * blocks + block]);
 #pragma GCC unroll 8
       for (std::size_t p = 0; p < kPanels; ++p) {
         float* const sum = sums + (r * kPanels + p) * kPanel;
@@ -150,8 +152,8 @@ HOLO_DOT_PRODUCTS void Int8Block(const PanelJob& job, std::size_t panel, std::si
   }
   for (std::size_t r = 0; r < kRows; ++r) {
     for (std::size_t p = 0; p < kPanels; ++p) {
-      const __m512 scales = _mm512_loadu_ps(job.matrix->scales().data() + (panel + p) * kPanel);
-      StorePanel(job, _mm512_mul_ps(_mm512_load_ps(sums + (r * kPanels + p) * kPanel), scales), row + r, panel + p);
+      const __m512 of_outputs = _mm512_loadu_ps(job.matrix->scales().data() + (panel + p) * kPanel);
+      StorePanel(job, _mm512_mul_ps(_mm512_load_ps(sums + (r * kPanels + p) * kPanel), of_outputs), row + r, panel + p);
     }
   }
 }

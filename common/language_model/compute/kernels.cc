@@ -15,6 +15,9 @@ void MultiplyPanels(const PanelJob& job) {
 void RoundToInt8(const float* from, std::size_t inputs, std::int8_t* codes, float* scales, std::int32_t* offsets) {
   plain::RoundToInt8(from, inputs, codes, scales, offsets);
 }
+void NormaliseRow(const float* x, std::size_t width, float epsilon, const float* gain, const float* bias, float* out) {
+  plain::NormaliseRow(x, width, epsilon, gain, bias, out);
+}
 void Gelu(float* x, std::size_t count) {
   plain::Gelu(x, count);
 }
@@ -77,6 +80,9 @@ void Panels(const PanelJob& job) {
 }
 void RoundBlocks(const float* from, std::size_t inputs, std::int8_t* codes, float* scales, std::int32_t* offsets) {
   plain::RoundToInt8(from, inputs, codes, scales, offsets);
+}
+void Normalise(const float* x, std::size_t width, float epsilon, const float* gain, const float* bias, float* out) {
+  plain::NormaliseRow(x, width, epsilon, gain, bias, out);
 }
 void GeluVectors(float* x, std::size_t count) {
   plain::Gelu(x, count);
@@ -398,6 +404,58 @@ void RoundBlocks(const float* from, std::size_t inputs, std::int8_t* codes, floa
     *offsets++ = -128 * hn::GetLane(hn::SumOfLanes(I32(), sum));
   }
   plain::RoundToInt8(from + first, inputs - first, codes + first, scales, offsets);
+}
+
+// Sums of kPanel lanes in double: of term(vector of doubles), or term(one double) behind the last whole panel.
+template <typename Vectors, typename One>
+HWY_INLINE double SumInLanes(const float* x, std::size_t width, const Vectors& of_vector, const One& of_one) {
+  const hn::CappedTag<double, kPanel> d;
+  constexpr std::size_t kDoubles = hn::MaxLanes(hn::CappedTag<double, kPanel>());
+  const hn::Rebind<float, decltype(d)> narrow;
+  hn::Vec<decltype(d)> sums[kPanel / kDoubles];
+  for (auto& sum : sums) sum = hn::Zero(d);
+  std::size_t i = 0;
+  for (; i + kPanel <= width; i += kPanel) {
+    for (std::size_t v = 0; v < kPanel / kDoubles; ++v) {
+      sums[v] = hn::Add(sums[v], of_vector(hn::PromoteTo(d, hn::LoadU(narrow, x + i + v * kDoubles))));
+    }
+  }
+  HWY_ALIGN double lanes[kPanel];
+  for (std::size_t v = 0; v < kPanel / kDoubles; ++v) hn::Store(sums[v], d, lanes + v * kDoubles);
+  for (; i < width; ++i) lanes[i % kPanel] += of_one(double{x[i]});
+  for (std::size_t step = kPanel / 2; step > 0; step /= 2) {
+    for (std::size_t lane = 0; lane < step; ++lane) lanes[lane] += lanes[lane + step];
+  }
+  return lanes[0];
+}
+
+void Normalise(const float* x, std::size_t width, float epsilon, const float* gain, const float* bias, float* out) {
+  const hn::CappedTag<double, kPanel> wide;
+  using VD = hn::Vec<decltype(wide)>;
+  const double sum = SumInLanes(
+      x, width, [](VD value) HWY_ATTR { return value; }, [](double value) { return value; });
+  const double mean = sum / static_cast<double>(width);
+  const VD means = hn::Set(wide, mean);
+  const double squares = SumInLanes(
+      x, width,
+      [&](VD value) HWY_ATTR {
+        const VD difference = hn::Sub(value, means);
+        return hn::Mul(difference, difference);
+      },
+      [&](double value) { return (value - mean) * (value - mean); });
+  const auto centre = static_cast<float>(mean);
+  const auto scale = static_cast<float>(1 / std::sqrt(squares / static_cast<double>(width) + epsilon));
+  const F32 d;
+  std::size_t i = 0;
+  for (; i + kLanes <= width; i += kLanes) {
+    VF value = hn::Mul(hn::Sub(hn::LoadU(d, x + i), hn::Set(d, centre)), hn::Set(d, scale));
+    if (gain != nullptr) value = hn::Add(hn::Mul(value, hn::LoadU(d, gain + i)), hn::LoadU(d, bias + i));
+    hn::StoreU(value, d, out + i);
+  }
+  for (; i < width; ++i) {
+    out[i] = (x[i] - centre) * scale;
+    if (gain != nullptr) out[i] = out[i] * gain[i] + bias[i];
+  }
 }
 
 void GeluVectors(float* x, std::size_t count) {
@@ -803,6 +861,7 @@ namespace holo::compute {
 
 HWY_EXPORT(Panels);
 HWY_EXPORT(RoundBlocks);
+HWY_EXPORT(Normalise);
 HWY_EXPORT(GeluVectors);
 HWY_EXPORT(Attend);
 HWY_EXPORT(HalfFrom);
@@ -822,6 +881,9 @@ void MultiplyPanels(const PanelJob& job) {
 }
 void RoundToInt8(const float* from, std::size_t inputs, std::int8_t* codes, float* scales, std::int32_t* offsets) {
   HWY_DYNAMIC_DISPATCH(RoundBlocks)(from, inputs, codes, scales, offsets);
+}
+void NormaliseRow(const float* x, std::size_t width, float epsilon, const float* gain, const float* bias, float* out) {
+  HWY_DYNAMIC_DISPATCH(Normalise)(x, width, epsilon, gain, bias, out);
 }
 void Gelu(float* x, std::size_t count) {
   HWY_DYNAMIC_DISPATCH(GeluVectors)(x, count);

@@ -99,6 +99,25 @@ void MultiplyPanels(const PanelJob& job) {
   }
 }
 
+void NormaliseRow(const float* x, std::size_t width, float epsilon, const float* gain, const float* bias, float* out) {
+  // Sixteen sums side by side, in double, so that vectors of any length add in the same order.
+  const auto sum = [&](const auto& term) {
+    double lanes[kPanel] = {};
+    for (std::size_t i = 0; i < width; ++i) lanes[i % kPanel] += term(i);
+    for (std::size_t step = kPanel / 2; step > 0; step /= 2) {
+      for (std::size_t lane = 0; lane < step; ++lane) lanes[lane] += lanes[lane + step];
+    }
+    return lanes[0];
+  };
+  const double mean = sum([&](std::size_t i) { return double{x[i]}; }) / static_cast<double>(width);
+  const double variance = sum([&](std::size_t i) { return (x[i] - mean) * (x[i] - mean); }) / static_cast<double>(width);
+  const auto centre = static_cast<float>(mean);
+  const auto scale = static_cast<float>(1 / std::sqrt(variance + epsilon));
+  for (std::size_t i = 0; i < width; ++i) out[i] = (x[i] - centre) * scale;
+  if (gain == nullptr) return;
+  for (std::size_t i = 0; i < width; ++i) out[i] = out[i] * gain[i] + bias[i];
+}
+
 void Gelu(float* x, std::size_t count) {
   constexpr float kScale = 0.7978845608028654f;  // sqrt(2 / pi)
   for (std::size_t i = 0; i < count; ++i) {

@@ -140,11 +140,23 @@ void Cache::Truncate(std::size_t tokens) {
 
 void Cache::Append(std::size_t layer, const Rows& rows, const float* prepared) {
   Reserve(tokens_ + rows.count);
+  for (std::size_t part = 0; part < AppendParts(rows.count); ++part) AppendPart(layer, rows, prepared, part);
+}
+
+// A part is what goes to one block.
+std::size_t Cache::AppendParts(std::size_t rows) const {
+  return (tokens_ + rows + kBlockTokens - 1) / kBlockTokens - tokens_ / kBlockTokens;
+}
+
+void Cache::AppendPart(std::size_t layer, const Rows& rows, const float* prepared, std::size_t part) {
   const std::size_t prepared_width = scheme_->prepared_width(layer);
-  for (std::size_t row = 0; row < rows.count; ++row) {
-    const std::size_t index = (tokens_ + row) / kBlockTokens;
-    std::uint8_t* stored = blocks_[index]->as<std::uint8_t>() + scheme_->offset(layer, index);
-    scheme_->Write(layer, index, (tokens_ + row) % kBlockTokens, rows, row, prepared + row * prepared_width, stored);
+  const std::size_t index = tokens_ / kBlockTokens + part;
+  std::uint8_t* stored = blocks_[index]->as<std::uint8_t>() + scheme_->offset(layer, index);
+  const std::size_t first = std::max(tokens_, index * kBlockTokens);
+  const std::size_t last = std::min(tokens_ + rows.count, (index + 1) * kBlockTokens);
+  for (std::size_t token = first; token < last; ++token) {
+    const std::size_t row = token - tokens_;
+    scheme_->Write(layer, index, token % kBlockTokens, rows, row, prepared + row * prepared_width, stored);
   }
 }
 

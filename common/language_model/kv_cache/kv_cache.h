@@ -221,6 +221,10 @@ class Cache {
   // its Append(), Commit() at the end with that number.
   // `prepared` is what the scheme's Prepare() made of these rows.
   void Append(std::size_t layer, const Rows& rows, const float* prepared);
+  // The same in parts, which may be written by several threads at a time: after Reserve() for all rows, part 0 ..
+  // AppendParts() - 1, each once.
+  [[nodiscard]] std::size_t AppendParts(std::size_t rows) const;
+  void AppendPart(std::size_t layer, const Rows& rows, const float* prepared, std::size_t part);
   void Commit(std::size_t rows) { tokens_ += rows; }
 
   // One layer of one block, read-only.

@@ -215,14 +215,23 @@ void Model::RunLayer(std::size_t index, std::span<const Sequence> sequences, std
     };
     scheme.Prepare(index, rows_from(first, count), workspace.prepared.data(), workspace.scratch, pool);
     const float* prepared = workspace.prepared.data();
+    workspace.writes.clear();
     for (; i < end; ++i) {
       const std::size_t number = sequences[i].tokens.size();
-      sequences[i].cache->Append(index, rows_from(first, number), prepared);
+      kv_cache::Cache* const cache = sequences[i].cache;
+      cache->Reserve(cache->tokens() + number);
+      for (std::size_t part = 0; part < cache->AppendParts(number); ++part) {
+        workspace.writes.push_back({cache, rows_from(first, number), prepared, part});
+      }
       workspace.requests.push_back(
-          {sequences[i].cache, number, queries + first * width, workspace.attention.data() + first * width});
+          {cache, number, queries + first * width, workspace.attention.data() + first * width});
       prepared += number * prepared_width;
       first += number;
     }
+    pool.ForEach(workspace.writes.size(), [&](std::size_t task, unsigned) {
+      const Workspace::Write& write = workspace.writes[task];
+      write.cache->AppendPart(index, write.rows, write.prepared, write.part);
+    });
   }
   kv_cache::Attend(index, workspace.requests, workspace.attention_scratch, pool);
   compute::Multiply(layer.projection, workspace.attention.data(), rows, hidden, Store::kAdd, workspace.scratch, pool);

@@ -56,6 +56,13 @@ using Observer = std::function<void(const LayerView&)>;
 struct Workspace {
   std::vector<float> hidden, normalised, queries, keys_and_values, prepared, attention, inner, last, logits;
   std::vector<kv_cache::Request> requests;
+  struct Write {  // a part of what a sequence's cache appends
+    kv_cache::Cache* cache = nullptr;
+    kv_cache::Rows rows;
+    const float* prepared = nullptr;
+    std::size_t part = 0;
+  };
+  std::vector<Write> writes;
   compute::Scratch scratch;
   kv_cache::AttentionScratch attention_scratch;
 };

@@ -377,6 +377,22 @@ TEST_CASE("A normalised row has mean 0 and variance 1") {
   CHECK(std::abs(variance - 1) < 1e-6);
 }
 
+TEST_CASE("The vector kernel normalises as the plain one does, to the last bit, with gain and without") {
+  for (const std::size_t width : {5, 16, 50, 768}) {
+    CAPTURE(width);
+    const std::vector<float> x = Noise(width, 1, 40);
+    const std::vector<float> gain = Noise(width, 2);
+    const std::vector<float> bias = Noise(width, 3);
+    std::vector<float> fast(width), slow(width);
+    NormaliseRow(x.data(), width, 1e-5f, nullptr, nullptr, fast.data());
+    plain::NormaliseRow(x.data(), width, 1e-5f, nullptr, nullptr, slow.data());
+    CHECK(fast == slow);
+    NormaliseRow(x.data(), width, 1e-5f, gain.data(), bias.data(), fast.data());
+    plain::NormaliseRow(x.data(), width, 1e-5f, gain.data(), bias.data(), slow.data());
+    CHECK(fast == slow);
+  }
+}
+
 TEST_CASE("A thread pool runs every task once, call after call") {
   for (const unsigned threads : {1u, 2u, 5u}) {
     CAPTURE(threads);
