@@ -680,10 +680,11 @@ HWY_INLINE void PrefetchSpan(const std::uint8_t* from, std::size_t bytes) {
   for (std::size_t i = 0; i < bytes; i += 64) hwy::Prefetch(from + i);
 }
 
-// Columns `column` .. + kPanels * 16 of one row's sums, from all tokens in order.
+// Columns `column` .. + kPanels * 16 of one row's sums, from the first `tokens` tokens in order.
 template <typename Kind, std::size_t kPanels>
 HWY_INLINE void AddValues(const StoredTile& tile, const float* HWY_RESTRICT weights, const float* HWY_RESTRICT scales,
-                          std::size_t column, float* HWY_RESTRICT sums, const std::uint8_t* next, std::size_t step) {
+                          std::size_t tokens, std::size_t column, float* HWY_RESTRICT sums, const std::uint8_t* next,
+                          std::size_t step) {
   const F32 d;
   constexpr std::size_t kAll = kPanels * kVectors;
   const std::size_t groups = Kind::kScaled ? tile.dims / tile.group : 1;
@@ -693,7 +694,7 @@ HWY_INLINE void AddValues(const StoredTile& tile, const float* HWY_RESTRICT weig
     of_columns[v] = hn::LoadU(d, sums + column + v * kLanes);
     group[v] = Kind::kScaled ? (column + v * kLanes) / tile.group : 0;
   }
-  for (std::size_t token = 0; token < kTileTokens; ++token) {
+  for (std::size_t token = 0; token < tokens; ++token) {
     const VF weight = hn::Set(d, weights[token]);
     if (next != nullptr) PrefetchSpan(next + token * step, step);
     for (std::size_t v = 0; v < kAll; ++v) {
@@ -722,6 +723,7 @@ void AttendKind(const AttentionRows& rows, const StoredTile& tile, const std::ui
     VF scores[kTileVectors];
     VF scales[kTileVectors];
     for (VF& score : scores) score = hn::Zero(d);
+    if (visible[row] == 0) continue;
     for (std::size_t i = 0; i < dims; ++i) {
       if (Kind::kScaled && i % tile.group == 0) {
         for (std::size_t v = 0; v < kTileVectors; ++v) {
@@ -742,10 +744,10 @@ void AttendKind(const AttentionRows& rows, const StoredTile& tile, const std::ui
     const std::uint8_t* next_values = next == nullptr ? nullptr : next + next_bytes / 2;
     std::size_t column = 0;
     for (; column + 4 * kPanel <= dims; column += 4 * kPanel, next_values = nullptr) {
-      AddValues<Kind, 4>(tile, weights, value_scales, column, sums, next_values, value_step);
+      AddValues<Kind, 4>(tile, weights, value_scales, visible[row], column, sums, next_values, value_step);
     }
     for (; column < dims; column += kPanel, next_values = nullptr) {
-      AddValues<Kind, 1>(tile, weights, value_scales, column, sums, next_values, value_step);
+      AddValues<Kind, 1>(tile, weights, value_scales, visible[row], column, sums, next_values, value_step);
     }
     next = nullptr;
   }
