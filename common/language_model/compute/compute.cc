@@ -16,7 +16,8 @@ namespace {
 // How long a thread looks for work before it sleeps: longer than the gaps between two steps of a layer.
 constexpr int kSpins = 2000;
 constexpr std::size_t kLargePageBytes = std::size_t{2} << 20;
-// What one task of Multiply reads: small enough to share out, large enough to be worth a fetch-and-add.
+// What one task of Multiply reads: small enough to share out, large enough to be worth a fetch-and-add. With many rows a
+// group of panels is work enough.
 constexpr std::size_t kTaskBytes = std::size_t{96} << 10;
 constexpr std::size_t kManyRows = 8;
 
@@ -77,7 +78,7 @@ void RoundRows(const Matrix& matrix, const float* x, std::size_t rows, Scratch& 
 
 }  // namespace
 
-ThreadPool::ThreadPool(unsigned threads) {
+ThreadPool::ThreadPool(unsigned threads) : runs_(std::max(threads, 1u)) {
   for (unsigned i = 1; i < threads; ++i) workers_.emplace_back([this, i] { Worker(i); });
 }
 
@@ -88,8 +89,16 @@ ThreadPool::~ThreadPool() {
   for (std::thread& worker : workers_) worker.join();
 }
 
-void ThreadPool::WorkOn(Job& job, unsigned worker) {
-  for (std::size_t i = job.next++; i < job.count; i = job.next++) job.call(job.context, i, worker);
+void ThreadPool::WorkOn(const Job& job, unsigned worker) {
+  const std::size_t runs = runs_.size();
+  for (std::size_t i = 0; i < runs; ++i) {
+    const std::size_t of = (worker + i) % runs;
+    const std::size_t end = job.count * (of + 1) / runs;
+    while (runs_[of].next < end) {
+      const std::size_t task = runs_[of].next++;
+      if (task < end) job.call(job.context, task, worker);
+    }
+  }
 }
 
 void ThreadPool::Worker(unsigned index) {
@@ -101,12 +110,13 @@ void ThreadPool::Worker(unsigned index) {
     if (ending_) return;
     // Run() takes the job back and then waits for inside_ to be 0: whoever saw the job has been counted before.
     ++inside_;
-    if (Job* job = job_; job != nullptr) WorkOn(*job, index);
+    if (const Job* job = job_; job != nullptr) WorkOn(*job, index);
     --inside_;
   }
 }
 
-void ThreadPool::Run(Job& job) {
+void ThreadPool::Start(const Job& job) {
+  for (std::size_t i = 0; i < runs_.size(); ++i) runs_[i].next = job.count * i / runs_.size();
   if (workers_.empty() || job.count <= 1) return WorkOn(job, 0);
   job_ = &job;
   ++signal_;
@@ -273,12 +283,7 @@ void Multiply(const Matrix& matrix, const float* x, std::size_t rows, float* y, 
     job.offsets = scratch.offsets.data();
   }
   const std::size_t panels = RoundUp(matrix.outputs(), kPanel) / kPanel;
-  std::size_t groups = std::clamp<std::size_t>(kTaskBytes / matrix.group_bytes(), 1, 16);
-  if (rows >= kManyRows) {
-    // A thread computes for long enough, and as others do so, too, it can tell which group it will have next.
-    groups = 1;
-    job.ahead = pool.threads();
-  }
+  const std::size_t groups = rows >= kManyRows ? 1 : std::clamp<std::size_t>(kTaskBytes / matrix.group_bytes(), 1, 16);
   const std::size_t per_task = groups * kPanelsTogether;
   pool.ForEach((panels + per_task - 1) / per_task, [&](std::size_t task, unsigned) {
     PanelJob part = job;

@@ -47,6 +47,7 @@ class ThreadPool {
   [[nodiscard]] unsigned threads() const { return static_cast<unsigned>(workers_.size()) + 1; }
 
   // Runs work(i, worker) for i in 0..count-1, each once, in any order and on any thread, and returns when all are done.
+  // A thread takes neighbours one after the other, so that it reads on where it was, and helps others at the end.
   // `worker` is below threads(), and no two tasks have the same one at a time: what it indexes needs no lock.
   template <typename Work>
   void ForEach(std::size_t count, const Work& work) {
@@ -56,22 +57,25 @@ class ThreadPool {
     job.call = [](const void* context, std::size_t i, unsigned worker) {
       (*static_cast<const Work*>(context))(i, worker);
     };
-    Run(job);
+    Start(job);
   }
 
  private:
   struct Job {
-    std::atomic<std::size_t> next{0};
     std::size_t count = 0;
     const void* context = nullptr;
     void (*call)(const void*, std::size_t, unsigned) = nullptr;
   };
-  void Run(Job& job);
-  static void WorkOn(Job& job, unsigned worker);
+  struct alignas(64) Run {
+    std::atomic<std::size_t> next{0};
+  };
+  void Start(const Job& job);
+  void WorkOn(const Job& job, unsigned worker);
   void Worker(unsigned index);
 
   std::vector<std::thread> workers_;
-  std::atomic<Job*> job_{nullptr};
+  std::vector<Run> runs_;  // of each thread: its next task of the job
+  std::atomic<const Job*> job_{nullptr};
   std::atomic<unsigned> inside_{0};       // workers that may hold a pointer to a job
   std::atomic<std::uint32_t> signal_{0};  // changes with every job, and when it is over
   std::atomic<bool> ending_{false};

@@ -191,7 +191,7 @@ void Panels(const PanelJob& job) {
   }
   for (; panel + 2 <= job.last; panel += 2) {
     if (panel % kPanelsTogether == 0 && job.rows >= kMostRows) {
-      ahead.next = reinterpret_cast<const char*>(job.matrix->Panel(panel)) + job.ahead * group_bytes;
+      ahead.next = reinterpret_cast<const char*>(job.matrix->Panel(panel)) + group_bytes;
       // Every unit of two pairs of panels is met once by each block of rows.
       ahead.step = kPanelsTogether * kPanel * sizeof(std::uint32_t) / (2 * (job.rows / kMostRows));
     }

@@ -374,7 +374,7 @@ void Panels(const PanelJob& job) {
   const std::size_t blocks = job.rows / kMostRows;
   for (; panel + kPanelsOfRows <= job.last; panel += kPanelsOfRows) {
     if (panel % kPanelsTogether == 0 && blocks > 0) {
-      ahead.next = reinterpret_cast<const char*>(job.matrix->Panel(panel)) + job.ahead * job.matrix->group_bytes();
+      ahead.next = reinterpret_cast<const char*>(job.matrix->Panel(panel)) + job.matrix->group_bytes();
       // Every unit of a group is met by each block of rows, a part of the group's panels at a time.
       ahead.step = kPanelsOfRows * kPanel * sizeof(float) / blocks;
     }

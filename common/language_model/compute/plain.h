@@ -20,7 +20,6 @@ struct PanelJob {
   Store store = Store::kReplace;
   std::size_t first = 0;
   std::size_t last = 0;
-  std::size_t ahead = 1;  // in so many groups of panels from the one that is read, another will be wanted
 };
 
 [[nodiscard]] constexpr std::size_t Int8Blocks(std::size_t inputs) {
