@@ -266,11 +266,11 @@ double MeanBytesPerToken(const kv_cache::Scheme& scheme, std::uint32_t context) 
   return bytes / static_cast<double>(blocks * kv_cache::kBlockTokens);
 }
 
-double HalfBytesPerToken(const weights::Gpt2Config& config) {
-  return 4.0 * config.width * config.layers;
+double HalfBytesPerToken(const weights::Config& config) {
+  return 4.0 * config.key_width() * config.layers;
 }
 
-double BytesOfK(double k, const weights::Gpt2Config& config) {
+double BytesOfK(double k, const weights::Config& config) {
   return 4.0 * k * config.layers;
 }
 

@@ -98,9 +98,9 @@ inline constexpr std::string_view kHeldOutText = "held_out.txt";
 // Of one token, averaged over a sequence as long as the context.
 [[nodiscard]] double MeanBytesPerToken(const kv_cache::Scheme& scheme, std::uint32_t context);
 // What fp16 keys and values take.
-[[nodiscard]] double HalfBytesPerToken(const weights::Gpt2Config& config);
+[[nodiscard]] double HalfBytesPerToken(const weights::Config& config);
 // The bytes of the source report's k: k components of keys and k of values, two bytes each, in every layer.
-[[nodiscard]] double BytesOfK(double k, const weights::Gpt2Config& config);
+[[nodiscard]] double BytesOfK(double k, const weights::Config& config);
 
 // What one token takes in all layers when sessions as long as the context are saved, headers and tokens included.
 [[nodiscard]] Result<double> SavedBytesPerToken(const transformer::Model& model,

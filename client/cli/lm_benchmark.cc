@@ -182,11 +182,11 @@ class Benchmark {
 
   Result<void> Run() {
     text_out_ = model_.path.string() + ": weights " +
-                std::string(compute::WeightTypeName(model_.transformer->weight_type())) + ", memory " + model_.method +
+                std::string(model_.transformer->weight_type()) + ", memory " + model_.method +
                 ", " + std::to_string(pool_.threads()) + (pool_.threads() == 1 ? " thread, " : " threads, ") +
                 std::string(compute::KernelName()) + " kernels\n";
     json_ = {{"model", model_.path.string()},
-             {"weights", compute::WeightTypeName(model_.transformer->weight_type())},
+             {"weights", model_.transformer->weight_type()},
              {"method", model_.method},
              {"threads", pool_.threads()},
              {"kernels", compute::KernelName()},
@@ -415,7 +415,7 @@ class Benchmark {
   const Options& options_;
   const Globals& globals_;
   const model_directory::Model& model_;
-  const weights::Gpt2Config config_;
+  const weights::Config config_;
   const Text& text_;
   compute::ThreadPool pool_;
   std::string text_out_;

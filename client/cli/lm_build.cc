@@ -32,14 +32,14 @@ struct Built {
 
 Result<Built> MakeBasis(const Options& options, const Globals& globals, const model_directory::Base& base,
                                   calibration::BasisRequest request, const Text& text) {
-  const weights::Gpt2Config& config = base.weights.config;
+  const weights::Config& config = base.weights.config();
   HOLO_ASSIGN_OR_RETURN(const std::optional<compute::WeightType> type, WeightTypeOf(options.model));
   compute::ThreadPool pool(ThreadsOf(options.model));
   std::shared_ptr<const transformer::Model> model;
   {
     const Busy busy("open " + base.path.string(), globals);
     HOLO_ASSIGN_OR_RETURN(
-        model, transformer::Model::Create(base.weights, type.value_or(model_directory::ExactType(base.weights))));
+        model, transformer::Model::Create(base.weights, type));
   }
   calibration::Statistics statistics;
   {
@@ -81,7 +81,7 @@ Result<void> Build(Options options, const Globals& globals) {
                 path.string() + ": expected a GPT-2 directory, found a compressed model; build from its base model");
   }
   HOLO_ASSIGN_OR_RETURN(const model_directory::Base base, model_directory::OpenBase(path));
-  const weights::Gpt2Config& config = base.weights.config;
+  const weights::Config& config = base.weights.config();
   const bool has_budget = options.method == "latent";
   if (options.stored && !has_budget) {
     return Fail(Code::kInvalidArgument, "stored: it is for the method latent, found --method " + options.method);
@@ -113,13 +113,10 @@ Result<void> Build(Options options, const Globals& globals) {
   const auto plain = model_directory::PlainMethod(options.method);
   if (plain) {
     // Nothing else would look at the weights before somebody uses the result.
-    Result<void> finite;
-    base.weights.ForEach([&](const weights::Tensor& tensor) {
-      if (finite) finite = weights::CheckFinite(tensor);
-    });
-    if (!finite) return tl::unexpected(WithContext(std::move(finite).error(), path.string()));
+    auto loaded = transformer::Model::Create(base.weights, std::nullopt);
+    if (!loaded) return tl::unexpected(WithContext(std::move(loaded).error(), path.string()));
     HOLO_ASSIGN_OR_RETURN(built.scheme,
-                          kv_cache::MakePlainScheme({config.layers, config.heads, config.head_width()}, *plain));
+                          kv_cache::MakePlainScheme((*loaded)->geometry(), *plain));
     built.bytes_per_token = built.scheme->bytes_per_token();
   } else {
     HOLO_ASSIGN_OR_RETURN(const Text text,

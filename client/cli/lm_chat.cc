@@ -88,7 +88,7 @@ class Chat {
 
   void Describe(const model_directory::Model& model) const {
     if (globals_.quiet || globals_.json) return;
-    std::cerr << model.path.string() << ": weights " << compute::WeightTypeName(model.transformer->weight_type())
+    std::cerr << model.path.string() << ": weights " << model.transformer->weight_type()
               << ", memory " << model.method << " with " << Fixed(model.scheme->bytes_per_token(), 0)
               << " bytes for each token, context " << engine_.model->config().context << " tokens\n";
     DescribeTemplate();

@@ -49,7 +49,7 @@ Result<void> Eval(const Options& options, const Globals& globals) {
             (text.tokens.size() < text.tokens_in_all ? " of " + Grouped(text.tokens_in_all) : "") + ", " +
             Grouped(score.predictions) + " predicted, window " + std::to_string(window) + ", stride " +
             std::to_string(stride) + "; weights " +
-            std::string(compute::WeightTypeName(model.transformer->weight_type())) + ", memory " + model.method +
+            std::string(model.transformer->weight_type()) + ", memory " + model.method +
             "\nperplexity per token  " + Fixed(score.Perplexity(), 4) + "\nperplexity per byte   " +
             Fixed(std::exp(score.loss / bytes), 4) + "  (" + Fixed(bits_per_byte, 4) + " bits)\n",
         {{"text", text.name},
@@ -59,7 +59,7 @@ Result<void> Eval(const Options& options, const Globals& globals) {
          {"predicted_bytes", bytes},
          {"window", window},
          {"stride", stride},
-         {"weights", compute::WeightTypeName(model.transformer->weight_type())},
+         {"weights", model.transformer->weight_type()},
          {"method", model.method},
          {"loss", score.loss / static_cast<double>(score.predictions)},
          {"perplexity", Finite(score.Perplexity())},

@@ -17,33 +17,35 @@ std::string Column(const std::string& text, std::size_t width) {
 }
 
 void DescribeBase(const model_directory::Base& base, std::string& text, nlohmann::json& json) {
-  const weights::Gpt2Config& config = base.weights.config;
-  std::uint64_t parameters = 0;
-  std::uint64_t bytes = 0;
-  std::map<std::string, std::uint64_t> types;
-  base.weights.ForEach([&](const weights::Tensor& tensor) {
-    parameters += tensor.elements();
-    bytes += tensor.bytes.size();
-    types[std::string(weights::DtypeName(tensor.dtype))] += tensor.elements();
-  });
+  const weights::Config& config = base.weights.config();
+  const weights::TensorSummary summary = weights::Summarise(base.weights);
   std::string type_names;
-  for (const auto& [name, elements] : types) type_names += (type_names.empty() ? "" : ", ") + name;
-  text += "model        " + base.path.string() + "\n" + "parameters   " + Grouped(parameters) + " (" + type_names +
-          ", " + Grouped(bytes) + " bytes)\n" + "layers       " + std::to_string(config.layers) + " of width " +
+  for (const auto& [name, elements] : summary.types) type_names += (type_names.empty() ? "" : ", ") + name;
+  const bool is_grouped = config.keys() != config.heads;
+  const std::string chat = base.chat_template ? "a template of its own (holo.json)"
+                           : base.chat_style  ? "as it was trained to, " +
+                                                   std::string(chat_template::FormatName(base.chat_style->format))
+                                              : "no template of its own";
+  text += "model        " + base.path.string() + "\n" + "architecture " +
+          std::string(weights::ArchitectureName(config.architecture)) + "\n" + "parameters   " +
+          Grouped(summary.elements) + " (" + type_names + ", " + Grouped(summary.bytes) + " bytes)\n" + "layers       " + std::to_string(config.layers) + " of width " +
           std::to_string(config.width) + ", " + std::to_string(config.heads) + " heads of " +
-          std::to_string(config.head_width()) + ", inner width " + std::to_string(config.inner_width) + "\n" +
+          std::to_string(config.head_width()) +
+          (is_grouped ? " on " + std::to_string(config.keys()) + " of keys and values" : "") + ", inner width " + std::to_string(config.inner_width) + "\n" +
           "context      " + Grouped(config.context) + " tokens\n" + "vocabulary   " + Grouped(config.vocabulary) +
           (config.tied_head ? ", head tied to the embedding" : ", with a head of its own") + "\n" +
           "memory       " + Grouped(static_cast<std::uint64_t>(HalfBytesPerToken(config))) +
           " bytes for each token as fp16 keys and values\n" + "chat         " +
-          (base.chat_template ? "a template of its own (holo.json)" : "no template of its own") + "\n";
+          chat + "\n";
   json["base"] = {{"path", base.path.string()},
-                  {"parameters", parameters},
-                  {"weight_bytes", bytes},
-                  {"types", types},
+                  {"architecture", weights::ArchitectureName(config.architecture)},
+                  {"parameters", summary.elements},
+                  {"weight_bytes", summary.bytes},
+                  {"types", summary.types},
                   {"layers", config.layers},
                   {"width", config.width},
                   {"heads", config.heads},
+                  {"key_heads", config.keys()},
                   {"head_width", config.head_width()},
                   {"inner_width", config.inner_width},
                   {"context", config.context},
@@ -51,12 +53,14 @@ void DescribeBase(const model_directory::Base& base, std::string& text, nlohmann
                   {"tokenizer_vocabulary", base.tokenizer->vocabulary()},
                   {"tied_head", config.tied_head},
                   {"fp16_bytes_per_token", HalfBytesPerToken(config)},
-                  {"has_chat_template", base.chat_template.has_value()}};
+                  {"has_chat_template", base.chat_template.has_value() || base.chat_style.has_value()},
+                  {"chat_format", base.chat_style ? nlohmann::json(chat_template::FormatName(base.chat_style->format))
+                                                  : nlohmann::json(nullptr)}};
 }
 
 void DescribeCompression(const model_directory::Model& model, std::string& text, nlohmann::json& json) {
   const model_directory::Manifest& manifest = *model.manifest;
-  const weights::Gpt2Config& config = model.base.weights.config;
+  const weights::Config& config = model.base.weights.config();
   text += "\ncompressed   " + model.path.string() + "\nmethod       " + manifest.method + ", " +
           Fixed(manifest.bytes_per_token, 0) + " bytes for each token, fp16 keys and values take " +
           Fixed(HalfBytesPerToken(config) / manifest.bytes_per_token, 2) + " times as much\n             " +
@@ -97,7 +101,7 @@ Result<void> DescribeRanks(const Options& options, const Globals& globals, const
     const Busy busy("decompose covariances", globals);
     HOLO_ASSIGN_OR_RETURN(ranks, calibration::EffectiveRanks(statistics, model.base.weights));
   }
-  text += "\nEffective rank Df = (sum l)^2 / sum l^2 of " + std::to_string(model.base.weights.config.width) +
+  text += "\nEffective rank Df = (sum l)^2 / sum l^2 of " + std::to_string(model.base.weights.config().width) +
           ", and exp of the Shannon entropy, over " + Grouped(sample.tokens.size()) + " tokens of " + sample.name +
           "\nlayer   hidden state           keys         values\n";
   json["ranks"] = nlohmann::json::array();
@@ -124,7 +128,7 @@ Result<void> Info(const Options& options, const Globals& globals) {
   nlohmann::json json = nlohmann::json::object();
   DescribeBase(model.base, text, json);
   if (model.manifest) DescribeCompression(model, text, json);
-  if (!options.without_ranks) {
+  if (!options.without_ranks && model.base.weights.gpt2() != nullptr) {
     auto sample = OpenText(options.text, kCalibrationText, model.base.path, *model.base.tokenizer, options.tokens);
     if (sample) {
       HOLO_RETURN_IF_ERROR(DescribeRanks(options, globals, model, *sample, text, json));

@@ -19,7 +19,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     end = tensor.bytes.data() + tensor.bytes.size();
     set.tensors.emplace(tensor.name, std::move(tensor));
   }
-  holo::weights::Gpt2Config config;
+  holo::weights::Config config;
   config.vocabulary = 3;
   config.context = 2;
   config.width = 2;

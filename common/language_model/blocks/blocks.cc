@@ -289,24 +289,49 @@ void RoundRows(const float* x, std::size_t rows, std::size_t inputs, Scratch& sc
 
 void Multiply(const Matrix& matrix, const float* x, std::size_t rows, float* y, compute::Store store, Scratch& scratch,
               compute::ThreadPool& pool) {
-  if (rows == 0) return;
-  PanelJob job;
-  job.matrix = &matrix;
-  job.x = x;
-  job.rows = rows;
-  job.y = y;
-  job.store = store;
-  if (IsQuantised(matrix.type())) {
-    RoundRows(x, rows, matrix.inputs(), scratch);
-    job.rounded = &scratch;
+  const Product product{&matrix, y, matrix.outputs()};
+  Multiply({&product, 1}, x, rows, store, scratch, pool);
+}
+
+void Multiply(std::span<const Product> products, const float* x, std::size_t rows, compute::Store store,
+              Scratch& scratch, compute::ThreadPool& pool) {
+  if (rows == 0 || products.empty()) return;
+  const auto panels_of = [](const Matrix& matrix) { return compute::RoundUp(matrix.outputs(), kPanel) / kPanel; };
+  const auto per_task = [](const Matrix& matrix) {
+    return std::clamp<std::size_t>(kTaskBytes / matrix.panel_bytes(), 1, 64);
+  };
+  std::size_t tasks = 0;
+  bool is_rounded = false;
+  for (const Product& product : products) {
+    const std::size_t per = per_task(*product.matrix);
+    tasks += (panels_of(*product.matrix) + per - 1) / per;
+    if (!is_rounded && IsQuantised(product.matrix->type())) {
+      RoundRows(x, rows, product.matrix->inputs(), scratch);
+      is_rounded = true;
+    }
   }
-  const std::size_t panels = compute::RoundUp(matrix.outputs(), kPanel) / kPanel;
-  const std::size_t per_task = std::clamp<std::size_t>(kTaskBytes / matrix.panel_bytes(), 1, 64);
-  pool.ForEach((panels + per_task - 1) / per_task, [&](std::size_t task, unsigned) {
-    PanelJob part = job;
-    part.first = task * per_task;
-    part.last = std::min(panels, part.first + per_task);
-    MultiplyPanels(part);
+  pool.ForEach(tasks, [&](std::size_t task, unsigned) {
+    for (const Product& product : products) {
+      const Matrix& matrix = *product.matrix;
+      const std::size_t panels = panels_of(matrix);
+      const std::size_t per = per_task(matrix);
+      const std::size_t own = (panels + per - 1) / per;
+      if (task >= own) {
+        task -= own;
+        continue;
+      }
+      PanelJob job;
+      job.matrix = &matrix;
+      job.x = x;
+      job.rounded = IsQuantised(matrix.type()) ? &scratch : nullptr;
+      job.rows = rows;
+      job.y = product.y;
+      job.y_stride = product.y_stride;
+      job.store = store;
+      job.first = task * per;
+      job.last = std::min(panels, job.first + per);
+      return MultiplyPanels(job);
+    }
   });
 }
 

@@ -83,4 +83,13 @@ class Matrix {
 void Multiply(const Matrix& matrix, const float* x, std::size_t rows, float* y, compute::Store store, Scratch& scratch,
               compute::ThreadPool& pool);
 
+// Several matrices of as many inputs by the same x, together; rows of y are y_stride values apart.
+struct Product {
+  const Matrix* matrix = nullptr;
+  float* y = nullptr;
+  std::size_t y_stride = 0;
+};
+void Multiply(std::span<const Product> products, const float* x, std::size_t rows, compute::Store store,
+              Scratch& scratch, compute::ThreadPool& pool);
+
 }  // namespace holo::blocks

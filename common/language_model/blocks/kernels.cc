@@ -86,7 +86,7 @@ HWY_INLINE void StoreRows(const PanelJob& job, std::size_t panel, std::size_t ro
   const std::size_t output = panel * kPanel;
   for (std::size_t r = 0; r < kRows; ++r) {
     StorePanel(sums[r], matrix.bias().data() + output, std::min(kPanel, matrix.outputs() - output), job.store,
-               job.y + (row + r) * matrix.outputs() + output);
+               job.y + (row + r) * job.y_stride + output);
   }
 }
 

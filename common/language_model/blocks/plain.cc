@@ -95,7 +95,7 @@ void MultiplyPanels(const PanelJob& job) {
     const std::uint8_t* panel = matrix.panels().as<std::uint8_t>() + output / kPanel * matrix.panel_bytes();
     for (std::size_t row = 0; row < job.rows; ++row) {
       const float sum = Dot(job, panel, output % kPanel, row) + matrix.bias()[output];
-      float& y = job.y[row * matrix.outputs() + output];
+      float& y = job.y[row * job.y_stride + output];
       y = job.store == Store::kAdd ? y + sum : sum;
     }
   }

@@ -89,7 +89,8 @@ struct PanelJob {
   const float* x = nullptr;          // float types: [rows, inputs]
   const Scratch* rounded = nullptr;  // block types
   std::size_t rows = 0;
-  float* y = nullptr;  // [rows, outputs]
+  float* y = nullptr;  // [rows, outputs], rows y_stride apart
+  std::size_t y_stride = 0;
   compute::Store store = compute::Store::kReplace;
   std::size_t first = 0;
   std::size_t last = 0;

@@ -82,7 +82,7 @@ Result<Eigenvectors> Decompose(const Matrix& symmetric) {
 
 // The cost of an error in a normalised row, [width, width].
 Matrix ErrorMetric(const LayerStatistics& statistics, const transformer::AttentionWeights& weights,
-                   const weights::Gpt2Config& config, double queries) {
+                   const weights::Config& config, double queries) {
   const auto width = static_cast<Eigen::Index>(config.width);
   const auto head_width = static_cast<Eigen::Index>(config.head_width());
   const Matrix keys = FromFloats(weights.keys, width);
@@ -114,12 +114,12 @@ struct WholeLayer {
   Eigen::VectorXd energy;  // of each coordinate: its squared error, if it is dropped
 };
 
-Result<WholeLayer> DecomposeLayer(LayerStatistics& statistics, const weights::Gpt2Layer& from,
-                                  const weights::Gpt2Config& config, double queries) {
-  HOLO_ASSIGN_OR_RETURN(const transformer::AttentionWeights attention, transformer::LoadAttention(from));
+Result<WholeLayer> DecomposeLayer(LayerStatistics& statistics, const weights::Weights& weights, std::size_t index,
+                                  double queries) {
+  HOLO_ASSIGN_OR_RETURN(const transformer::AttentionWeights attention, transformer::LoadAttention(weights, index));
   Moments moments = OfCodedRows(statistics);
   AddRidge(moments.covariance);
-  Matrix metric = ErrorMetric(statistics, attention, config, queries);
+  Matrix metric = ErrorMetric(statistics, attention, weights.config(), queries);
   AddRidge(metric);
   HOLO_ASSIGN_OR_RETURN(const Eigenvectors of_metric, Decompose(metric));
   const Eigen::VectorXd root = of_metric.values.cwiseSqrt();
@@ -162,7 +162,7 @@ std::size_t Allocate(const std::vector<std::vector<double>>& energies, double th
   return bytes;
 }
 
-kv_cache::Basis EmptyBasis(const weights::Gpt2Config& config, kv_cache::Method method, const BasisRequest& request) {
+kv_cache::Basis EmptyBasis(const weights::Config& config, kv_cache::Method method, const BasisRequest& request) {
   kv_cache::Basis basis;
   basis.method = method;
   basis.geometry = {config.layers, config.heads, config.head_width()};
@@ -197,7 +197,7 @@ Matrix Transform(const Matrix& covariance, const std::vector<float>& weights) {
 
 }  // namespace
 
-Result<kv_cache::Basis> MakeLatentBasis(Statistics& statistics, const weights::Gpt2Weights& weights,
+Result<kv_cache::Basis> MakeLatentBasis(Statistics& statistics, const weights::Weights& weights,
                                         const BasisRequest& request, const Progress& progress) {
   const std::size_t count = statistics.layers.size();
   const auto least = static_cast<double>(count * GroupBytes(1));
@@ -209,8 +209,7 @@ Result<kv_cache::Basis> MakeLatentBasis(Statistics& statistics, const weights::G
   std::vector<WholeLayer> layers;
   std::vector<std::vector<double>> energies(count);  // of each group
   for (std::size_t i = 0; i < count; ++i) {
-    HOLO_ASSIGN_OR_RETURN(WholeLayer layer, DecomposeLayer(statistics.layers[i], weights.layers[i], weights.config,
-                                                           static_cast<double>(statistics.queries)));
+    HOLO_ASSIGN_OR_RETURN(WholeLayer layer, DecomposeLayer(statistics.layers[i], weights, i, static_cast<double>(statistics.queries)));
     const auto width = static_cast<std::size_t>(layer.energy.size());
     for (std::size_t first = 0; first < width; first += kGroup) {
       energies[i].push_back(
@@ -232,7 +231,7 @@ Result<kv_cache::Basis> MakeLatentBasis(Statistics& statistics, const weights::G
     (fits ? high : low) = middle;
   }
   Allocate(energies, std::exp2(high), bits);
-  kv_cache::Basis basis = EmptyBasis(weights.config, kv_cache::Method::kLatent, request);
+  kv_cache::Basis basis = EmptyBasis(weights.config(), kv_cache::Method::kLatent, request);
   for (std::size_t i = 0; i < count; ++i) basis.layers.push_back(TakeCoordinates(layers[i], std::move(bits[i])));
   return basis;
 }
@@ -269,7 +268,7 @@ void FillStored(const std::vector<WholeLayer>& layers, double step, kv_cache::Ba
 
 // Runs `tokens` through caches of the basis; bytes per token as they are saved, and what the coder did.
 Result<double> Measure(const kv_cache::Basis& basis, const transformer::Model& model,
-                       const weights::Gpt2Weights& weights, std::span<const std::uint32_t> tokens,
+                       const weights::Weights& weights, std::span<const std::uint32_t> tokens,
                        kv_cache::CoderCounts& counts, compute::ThreadPool& pool) {
   HOLO_ASSIGN_OR_RETURN(const auto scheme, MakeScheme(basis, weights));
   transformer::Workspace workspace;
@@ -289,7 +288,7 @@ Result<double> Measure(const kv_cache::Basis& basis, const transformer::Model& m
 }  // namespace
 
 Result<kv_cache::Basis> MakeStoredBasis(Statistics& statistics, const transformer::Model& model,
-                                        const weights::Gpt2Weights& weights, std::span<const std::uint32_t> tokens,
+                                        const weights::Weights& weights, std::span<const std::uint32_t> tokens,
                                         const BasisRequest& request, compute::ThreadPool& pool,
                                         const Progress& progress) {
   if (tokens.size() < kMinTokens) {
@@ -302,8 +301,7 @@ Result<kv_cache::Basis> MakeStoredBasis(Statistics& statistics, const transforme
   }
   std::vector<WholeLayer> layers;
   for (std::size_t i = 0; i < statistics.layers.size(); ++i) {
-    HOLO_ASSIGN_OR_RETURN(WholeLayer layer, DecomposeLayer(statistics.layers[i], weights.layers[i], weights.config,
-                                                           static_cast<double>(statistics.queries)));
+    HOLO_ASSIGN_OR_RETURN(WholeLayer layer, DecomposeLayer(statistics.layers[i], weights, i, static_cast<double>(statistics.queries)));
     layers.push_back(std::move(layer));
   }
   const auto step_for = [&](double bits) {
@@ -319,7 +317,7 @@ Result<kv_cache::Basis> MakeStoredBasis(Statistics& statistics, const transforme
     }
     return std::exp2(high);
   };
-  kv_cache::Basis basis = EmptyBasis(weights.config, kv_cache::Method::kStored, request);
+  kv_cache::Basis basis = EmptyBasis(weights.config(), kv_cache::Method::kStored, request);
   basis.table = kv_cache::MakeCoderTable({});
   // What a formula promises is not what a coder takes: the step is corrected by what was measured.
   double wanted_bits = 8 * request.bytes_per_token;
@@ -343,33 +341,33 @@ Result<kv_cache::Basis> MakeStoredBasis(Statistics& statistics, const transforme
   return basis;
 }
 
-Result<kv_cache::Basis> MakeIdentityBasis(Statistics& statistics, const weights::Gpt2Weights& weights, unsigned bits,
+Result<kv_cache::Basis> MakeIdentityBasis(Statistics& statistics, const weights::Weights& weights, unsigned bits,
                                           const BasisRequest& request) {
   if (bits < 1 || bits > 8) {
     return Fail(Code::kInvalidArgument, "bits: expected 1 to 8, found " + std::to_string(bits));
   }
-  kv_cache::Basis basis = EmptyBasis(weights.config, kv_cache::Method::kLatent, request);
-  const auto width = static_cast<Eigen::Index>(weights.config.width);
+  kv_cache::Basis basis = EmptyBasis(weights.config(), kv_cache::Method::kLatent, request);
+  const auto width = static_cast<Eigen::Index>(weights.config().width);
   for (LayerStatistics& layer : statistics.layers) {
     WholeLayer whole;
     whole.mean = OfCodedRows(layer).mean;
     whole.encoder = Matrix::Identity(width, width);
     whole.decoder = Matrix::Identity(width, width);
-    const std::size_t groups = (weights.config.width + kGroup - 1) / kGroup;
+    const std::size_t groups = (weights.config().width + kGroup - 1) / kGroup;
     basis.layers.push_back(TakeCoordinates(whole, std::vector<std::uint8_t>(groups, static_cast<std::uint8_t>(bits))));
   }
   return basis;
 }
 
-Result<kv_cache::Basis> MakeReportBasis(Statistics& statistics, const weights::Gpt2Weights& weights, std::uint32_t k,
+Result<kv_cache::Basis> MakeReportBasis(Statistics& statistics, const weights::Weights& weights, std::uint32_t k,
                                         const BasisRequest& request, const Progress& progress) {
-  const std::uint32_t width = weights.config.width;
+  const std::uint32_t width = weights.config().width;
   if (k < 1 || k > width) {
     return Fail(Code::kInvalidArgument, "k: expected 1 to " + std::to_string(width) + ", found " + std::to_string(k));
   }
-  kv_cache::Basis basis = EmptyBasis(weights.config, kv_cache::Method::kReport, request);
+  kv_cache::Basis basis = EmptyBasis(weights.config(), kv_cache::Method::kReport, request);
   for (std::size_t i = 0; i < statistics.layers.size(); ++i) {
-    HOLO_ASSIGN_OR_RETURN(const transformer::AttentionWeights attention, transformer::LoadAttention(weights.layers[i]));
+    HOLO_ASSIGN_OR_RETURN(const transformer::AttentionWeights attention, transformer::LoadAttention(weights, i));
     const std::vector<double> values = statistics.layers[i].normalised.Matrix();
     const std::vector<double> mean = statistics.layers[i].normalised.Mean();
     const Matrix covariance = FromDoubles(values.data(), width, width);
@@ -393,8 +391,16 @@ Result<kv_cache::Basis> MakeReportBasis(Statistics& statistics, const weights::G
   return basis;
 }
 
+Result<void> ExpectGpt2(const weights::Weights& weights) {
+  if (weights.gpt2() != nullptr) return {};
+  return Fail(Code::kUnimplemented,
+              "compressed memory: expected a model of the architecture gpt2, found " +
+                  std::string(weights::ArchitectureName(weights.config().architecture)) +
+                  ", whose keys are rotated: only fp32, fp16, int8 and int4 are there for it yet");
+}
+
 Result<std::shared_ptr<const kv_cache::Scheme>> MakeScheme(const kv_cache::Basis& basis,
-                                                           const weights::Gpt2Weights& weights) {
+                                                           const weights::Weights& weights) {
   const std::array<std::uint8_t, 32> found = weights::Fingerprint(weights);
   if (found != basis.base_fingerprint) {
     return Fail(Code::kFailedPrecondition, "basis: it was made for a model with fingerprint " +
@@ -402,18 +408,19 @@ Result<std::shared_ptr<const kv_cache::Scheme>> MakeScheme(const kv_cache::Basis
                                                bytes::ToHex(found));
   }
   std::vector<kv_cache::LayerWeights> layers;
-  for (const weights::Gpt2Layer& layer : weights.layers) {
-    HOLO_ASSIGN_OR_RETURN(transformer::AttentionWeights attention, transformer::LoadAttention(layer));
+  HOLO_RETURN_IF_ERROR(ExpectGpt2(weights));
+  for (std::size_t i = 0; i < weights.config().layers; ++i) {
+    HOLO_ASSIGN_OR_RETURN(transformer::AttentionWeights attention, transformer::LoadAttention(weights, i));
     layers.push_back({std::move(attention.keys), std::move(attention.values), std::move(attention.value_bias)});
   }
   return kv_cache::MakeProjectedScheme(basis, layers);
 }
 
-Result<std::vector<LayerRanks>> EffectiveRanks(Statistics& statistics, const weights::Gpt2Weights& weights) {
+Result<std::vector<LayerRanks>> EffectiveRanks(Statistics& statistics, const weights::Weights& weights) {
   std::vector<LayerRanks> ranks;
   for (std::size_t i = 0; i < statistics.layers.size(); ++i) {
-    HOLO_ASSIGN_OR_RETURN(const transformer::AttentionWeights attention, transformer::LoadAttention(weights.layers[i]));
-    const auto width = static_cast<Eigen::Index>(weights.config.width);
+    HOLO_ASSIGN_OR_RETURN(const transformer::AttentionWeights attention, transformer::LoadAttention(weights, i));
+    const auto width = static_cast<Eigen::Index>(weights.config().width);
     const auto spectrum_of = [](const Matrix& covariance) -> Result<spectrum::Spectrum> {
       HOLO_ASSIGN_OR_RETURN(const Eigenvectors decomposed, Decompose(covariance));
       spectrum::Spectrum out;

@@ -49,12 +49,15 @@ struct Statistics {
   std::uint64_t queries = 0;  // those that the last two are sums over
 };
 
+// kUnimplemented, with what there is, for an architecture that has no compressed memory; so do Collect() and MakeScheme().
+[[nodiscard]] Result<void> ExpectGpt2(const weights::Weights& weights);
+
 // Called now and then with the fraction done; false cancels (kCancelled).
 using Progress = std::function<bool(double)>;
 
 // Windows of as many tokens as the context has, without overlap. `model` was made of `weights`. kInvalidArgument for
 // fewer than kMinTokens tokens.
-[[nodiscard]] Result<Statistics> Collect(const transformer::Model& model, const weights::Gpt2Weights& weights,
+[[nodiscard]] Result<Statistics> Collect(const transformer::Model& model, const weights::Weights& weights,
                                          std::span<const std::uint32_t> tokens, compute::ThreadPool& pool,
                                          const Progress& progress = nullptr);
 
@@ -65,29 +68,29 @@ struct BasisRequest {
   std::array<std::uint8_t, 32> base_fingerprint{};
   std::string calibration;
 };
-[[nodiscard]] Result<kv_cache::Basis> MakeLatentBasis(Statistics& statistics, const weights::Gpt2Weights& weights,
+[[nodiscard]] Result<kv_cache::Basis> MakeLatentBasis(Statistics& statistics, const weights::Weights& weights,
                                                       const BasisRequest& request, const Progress& progress = nullptr);
 // The stored tier: all coordinates that matter, at one step. `tokens` (at least kMinTokens; some thousands of the
 // calibration's) are run once more with the cache, to fit the coder and to measure it: the result takes about
 // request.bytes_per_token as SaveBlock() writes them, headers and the tokens themselves included, in windows of the
 // model's context. kInvalidArgument for fewer tokens or bytes than can be met.
 [[nodiscard]] Result<kv_cache::Basis> MakeStoredBasis(Statistics& statistics, const transformer::Model& model,
-                                                      const weights::Gpt2Weights& weights,
+                                                      const weights::Weights& weights,
                                                       std::span<const std::uint32_t> tokens,
                                                       const BasisRequest& request, compute::ThreadPool& pool,
                                                       const Progress& progress = nullptr);
 // The normalised row itself, every coordinate with `bits` bits (1..8).
-[[nodiscard]] Result<kv_cache::Basis> MakeIdentityBasis(Statistics& statistics, const weights::Gpt2Weights& weights,
+[[nodiscard]] Result<kv_cache::Basis> MakeIdentityBasis(Statistics& statistics, const weights::Weights& weights,
                                                         unsigned bits, const BasisRequest& request);
 // `k` principal components of keys and as many of values; kInvalidArgument unless 1 <= k <= width.
-[[nodiscard]] Result<kv_cache::Basis> MakeReportBasis(Statistics& statistics, const weights::Gpt2Weights& weights,
+[[nodiscard]] Result<kv_cache::Basis> MakeReportBasis(Statistics& statistics, const weights::Weights& weights,
                                                       std::uint32_t k, const BasisRequest& request,
                                                       const Progress& progress = nullptr);
 
 // A basis and the model that it was made for, ready for caches. kFailedPrecondition, with both fingerprints, if the
 // weights are others.
 [[nodiscard]] Result<std::shared_ptr<const kv_cache::Scheme>> MakeScheme(const kv_cache::Basis& basis,
-                                                                         const weights::Gpt2Weights& weights);
+                                                                         const weights::Weights& weights);
 
 // Effective ranks, as the source report has them.
 struct LayerRanks {
@@ -95,6 +98,6 @@ struct LayerRanks {
   double hidden_shannon = 0, keys_shannon = 0, values_shannon = 0;
 };
 [[nodiscard]] Result<std::vector<LayerRanks>> EffectiveRanks(Statistics& statistics,
-                                                             const weights::Gpt2Weights& weights);
+                                                             const weights::Weights& weights);
 
 }  // namespace holo::calibration

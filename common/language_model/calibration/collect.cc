@@ -98,20 +98,21 @@ void AddHead(const transformer::LayerView& view, std::size_t head, std::size_t h
 
 }  // namespace
 
-Result<Statistics> Collect(const transformer::Model& model, const weights::Gpt2Weights& weights,
+Result<Statistics> Collect(const transformer::Model& model, const weights::Weights& weights,
                            std::span<const std::uint32_t> tokens, compute::ThreadPool& pool, const Progress& progress) {
   if (tokens.size() < kMinTokens) {
     return Fail(Code::kInvalidArgument, "calibration: expected a text of at least " + std::to_string(kMinTokens) +
                                             " tokens, found " + std::to_string(tokens.size()));
   }
-  const weights::Gpt2Config& config = model.config();
+  const weights::Config& config = model.config();
   const std::size_t width = config.width;
   const std::size_t heads = config.heads;
   const std::size_t head_width = config.head_width();
   Statistics statistics;
   std::vector<std::vector<double>> metrics;  // [layer * heads + head]
-  for (const weights::Gpt2Layer& layer : weights.layers) {
-    HOLO_ASSIGN_OR_RETURN(const transformer::AttentionWeights attention, transformer::LoadAttention(layer));
+  HOLO_RETURN_IF_ERROR(ExpectGpt2(weights));
+  for (std::size_t layer = 0; layer < config.layers; ++layer) {
+    HOLO_ASSIGN_OR_RETURN(const transformer::AttentionWeights attention, transformer::LoadAttention(weights, layer));
     for (std::size_t head = 0; head < heads; ++head)
       metrics.push_back(OutputMetric(attention, head, head_width, width));
     HOLO_ASSIGN_OR_RETURN(spectrum::Covariance hidden, spectrum::Covariance::Create(config.width));

@@ -322,4 +322,16 @@ void PackPlanes(const std::uint8_t* values, unsigned bits, std::uint8_t* codes) 
   }
 }
 
+void NormaliseByRms(const float* x, std::size_t width, float epsilon, const float* gain, float* out) {
+  double squares[4] = {};
+  for (std::size_t i = 0; i < width; ++i) squares[i % 4] += double{x[i]} * x[i];
+  const double mean = (squares[0] + squares[1] + (squares[2] + squares[3])) / static_cast<double>(width);
+  const auto scale = static_cast<float>(1 / std::sqrt(mean + epsilon));
+  for (std::size_t i = 0; i < width; ++i) out[i] = x[i] * scale * gain[i];
+}
+
+void GateBySilu(const float* gates, const float* values, std::size_t count, float* out) {
+  for (std::size_t i = 0; i < count; ++i) out[i] = gates[i] / (1 + std::exp(-gates[i])) * values[i];
+}
+
 }  // namespace holo::compute

@@ -206,6 +206,12 @@ void MultiplyRows(const Matrix& matrix, const float* x, std::size_t x_stride, st
 // values, or both null) out = out * gain + bias.
 void NormaliseRow(const float* x, std::size_t width, float epsilon, const float* gain, const float* bias, float* out);
 
+// out = x / sqrt(mean of x^2 + epsilon) * gain.
+void NormaliseByRms(const float* x, std::size_t width, float epsilon, const float* gain, float* out);
+
+// out = gates / (1 + exp(-gates)) * values, each of `count`. out may be `values`.
+void GateBySilu(const float* gates, const float* values, std::size_t count, float* out);
+
 // x = 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), in place. `count` is a multiple of kPanel.
 void Gelu(float* x, std::size_t count);
 

@@ -22,7 +22,7 @@ std::string_view FinishName(Finish finish) {
 
 Result<Session> Session::Create(const Engine& engine, std::vector<std::uint32_t> prompt, const Options& options,
                                 Memory memory) {
-  const weights::Gpt2Config& config = engine.model->config();
+  const weights::Config& config = engine.model->config();
   if (prompt.empty()) return Fail(Code::kInvalidArgument, "prompt: expected at least one token, found an empty prompt");
   if (prompt.size() > config.context) {
     return Fail(Code::kOutOfRange, "prompt: expected at most " + std::to_string(config.context) +

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstring>
 #include <limits>
 
@@ -105,6 +106,31 @@ Result<void> Scheme::Unpack(std::size_t block, std::size_t, std::span<const std:
   }
   std::copy(packed.begin(), packed.end(), stored);
   return {};
+}
+
+Rotation::Rotation(std::span<const double> frequencies, std::size_t positions)
+    : pairs_(frequencies.size()), positions_(positions), table_(positions * 2 * pairs_) {
+  for (std::size_t position = 0; position < positions; ++position) {
+    float* const cosines = table_.data() + position * 2 * pairs_;
+    for (std::size_t i = 0; i < pairs_; ++i) {
+      const double angle = static_cast<double>(position) * frequencies[i];
+      cosines[i] = static_cast<float>(std::cos(angle));
+      cosines[pairs_ + i] = static_cast<float>(std::sin(angle));
+    }
+  }
+}
+
+void Rotation::Turn(std::size_t position, std::size_t heads, float* values) const {
+  const float* const cosines = Cosines(position);
+  const float* const sines = Sines(position);
+  for (std::size_t head = 0; head < heads; ++head, values += 2 * pairs_) {
+    for (std::size_t i = 0; i < pairs_; ++i) {
+      const float a = values[i];
+      const float b = values[pairs_ + i];
+      values[i] = a * cosines[i] - b * sines[i];
+      values[pairs_ + i] = a * sines[i] + b * cosines[i];
+    }
+  }
 }
 
 Cache::Cache(std::shared_ptr<const Scheme> scheme) : scheme_(std::move(scheme)) {}

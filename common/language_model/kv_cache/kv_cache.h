@@ -30,18 +30,46 @@ inline constexpr std::size_t kBlockTokens = compute::kTileTokens;
 
 struct Geometry {
   std::uint32_t layers = 0;
-  std::uint32_t heads = 0;
+  std::uint32_t heads = 0;  // of queries
   std::uint32_t head_width = 0;
+  // Heads of keys and values, a divisor of `heads`: neighbouring heads of queries share each. 0: as many as `heads`.
+  std::uint32_t key_heads = 0;
 
-  [[nodiscard]] std::size_t width() const { return std::size_t{heads} * head_width; }
-  friend bool operator==(const Geometry&, const Geometry&) = default;
+  [[nodiscard]] std::uint32_t keys() const { return key_heads == 0 ? heads : key_heads; }
+  [[nodiscard]] std::size_t width() const { return std::size_t{heads} * head_width; }        // of queries
+  [[nodiscard]] std::size_t key_width() const { return std::size_t{keys()} * head_width; }  // of keys, and of values
+  friend bool operator==(const Geometry& a, const Geometry& b) {
+    return a.layers == b.layers && a.heads == b.heads && a.head_width == b.head_width && a.keys() == b.keys();
+  }
+};
+
+// Rotary positions (arXiv 2104.09864): in every head of a query or key, the pair of values i and i + head_width / 2 is
+// turned by position * frequency i. Constant; may be used from any thread.
+class Rotation {
+ public:
+  // `frequencies` are radians a token, [head_width / 2]. Takes 4 head_width bytes for each of `positions`.
+  Rotation(std::span<const double> frequencies, std::size_t positions);
+
+  [[nodiscard]] std::size_t head_width() const { return 2 * pairs_; }
+  [[nodiscard]] std::size_t positions() const { return positions_; }
+  // Of one position, below positions(): [head_width / 2] each.
+  [[nodiscard]] const float* Cosines(std::size_t position) const { return table_.data() + position * 2 * pairs_; }
+  [[nodiscard]] const float* Sines(std::size_t position) const { return Cosines(position) + pairs_; }
+  // `heads` heads of one token, which lie behind each other, in place.
+  void Turn(std::size_t position, std::size_t heads, float* values) const;
+
+ private:
+  std::size_t pairs_;
+  std::size_t positions_;
+  std::vector<float> table_;  // [positions, 2, pairs]: cosines and sines
 };
 
 // Consecutive tokens in one layer: what may be stored of them.
 struct Rows {
   std::size_t count = 0;
-  const float* normalised = nullptr;  // [count, width], the output of ln_1 before its gain and bias
-  // [count, width], rows key_stride apart; null unless the scheme needs_keys_and_values().
+  const float* normalised = nullptr;  // [count, width], what keys and values are made from (see transformer)
+  // [count, key_width], rows key_stride apart; null unless the scheme needs_keys_and_values(). Keys are as attention
+  // compares them with queries, unless the scheme takes_unrotated_keys().
   const float* keys = nullptr;
   const float* values = nullptr;
   std::size_t key_stride = 0;
@@ -57,6 +85,9 @@ class Scheme {
   [[nodiscard]] const Geometry& geometry() const { return geometry_; }
   // False: keys and values need not be computed for this scheme.
   [[nodiscard]] virtual bool needs_keys_and_values() const = 0;
+  // True: keys come as they were before the rotation of their positions, and Expand() or PrepareQueries() has to do it.
+  // Queries are rotated in any case.
+  [[nodiscard]] virtual bool takes_unrotated_keys() const { return false; }
   // Of one block and all layers; the first block of a sequence may be larger.
   [[nodiscard]] std::size_t block_bytes(std::size_t block) const { return offset(geometry_.layers, block); }
   // In every block but the first.

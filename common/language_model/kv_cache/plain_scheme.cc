@@ -17,6 +17,7 @@ std::array<std::uint8_t, 32> Identity(const Geometry& geometry, Precision precis
   writer.WriteU32(geometry.layers);
   writer.WriteU32(geometry.heads);
   writer.WriteU32(geometry.head_width);
+  if (geometry.keys() != geometry.heads) writer.WriteU32(geometry.keys());
   return bytes::Sha256(writer.bytes());
 }
 
@@ -27,13 +28,13 @@ class PlainScheme final : public Scheme {
         precision_(precision),
         dims_(compute::RoundUp(geometry.head_width, compute::kPanel)),
         group_(dims_ % 32 == 0 ? 32 : 16) {
-    const std::vector<std::size_t> bytes(geometry.layers, geometry.heads * PartBytes());
+    const std::vector<std::size_t> bytes(geometry.layers, geometry.keys() * PartBytes());
     SetLayerBytes(bytes, bytes);
   }
 
   std::string name() const override { return std::string(PrecisionName(precision_)); }
   bool needs_keys_and_values() const override { return true; }
-  std::size_t parts() const override { return geometry().heads; }
+  std::size_t parts() const override { return geometry().keys(); }
   std::size_t dims(std::size_t) const override { return dims_; }
 
   void Write(std::size_t, std::size_t, std::size_t place, const Rows& rows, std::size_t row, const float*,
@@ -55,9 +56,11 @@ class PlainScheme final : public Scheme {
     const std::size_t head_width = geometry().head_width;
     const float scale = 1 / std::sqrt(static_cast<float>(head_width));
     for (std::size_t token = 0; token < tokens; ++token) {
-      const float* from = queries + token * geometry().width() + part * head_width;
-      for (std::size_t i = 0; i < head_width; ++i) out[token * dims_ + i] = from[i] * scale;
-      for (std::size_t i = head_width; i < dims_; ++i) out[token * dims_ + i] = 0;
+      const float* from = queries + token * geometry().width() + part * heads_per_part() * head_width;
+      for (std::size_t head = 0; head < heads_per_part(); ++head, from += head_width, out += dims_) {
+        for (std::size_t i = 0; i < head_width; ++i) out[i] = from[i] * scale;
+        for (std::size_t i = head_width; i < dims_; ++i) out[i] = 0;
+      }
     }
   }
 
@@ -91,7 +94,10 @@ class PlainScheme final : public Scheme {
   void Finish(std::size_t, std::size_t part, const float* means, std::size_t tokens, float* out) const override {
     const std::size_t head_width = geometry().head_width;
     for (std::size_t token = 0; token < tokens; ++token) {
-      std::copy_n(means + token * dims_, head_width, out + token * geometry().width() + part * head_width);
+      float* to = out + token * geometry().width() + part * heads_per_part() * head_width;
+      for (std::size_t head = 0; head < heads_per_part(); ++head, means += dims_, to += head_width) {
+        std::copy_n(means, head_width, to);
+      }
     }
   }
 
@@ -166,6 +172,11 @@ std::string_view PrecisionName(Precision precision) {
 }
 
 Result<std::shared_ptr<const Scheme>> MakePlainScheme(const Geometry& geometry, Precision precision) {
+  if (geometry.heads % std::max(1u, geometry.keys()) != 0) {
+    return Fail(Code::kInvalidArgument, "cache: expected heads of keys that divide the " +
+                                            std::to_string(geometry.heads) + " of queries, found " +
+                                            std::to_string(geometry.keys()));
+  }
   if (geometry.layers == 0 || geometry.heads == 0 || geometry.head_width == 0 ||
       geometry.head_width > PlainScheme::kMostDims) {
     return Fail(Code::kInvalidArgument, "cache: expected layers, heads and a head width of 1 to " +

@@ -4,6 +4,8 @@
 
 #include "common/bytes/bytes.h"
 #include "common/files/files.h"
+#include "common/json/json.h"
+#include "common/language_model/gguf/gguf.h"
 
 namespace holo::model_directory {
 namespace {
@@ -14,13 +16,13 @@ Error At(Error error, const fs::path& path) {
   return WithContext(std::move(error), path.string());
 }
 
-Result<std::shared_ptr<const kv_cache::Scheme>> MakePlain(const weights::Gpt2Config& config, std::string_view method) {
+Result<std::shared_ptr<const kv_cache::Scheme>> MakePlain(const weights::Config& config, std::string_view method) {
   const auto precision = PlainMethod(method);
   if (!precision) {
     return Fail(Code::kInvalidArgument,
                 "cache: expected fp32, fp16, int8 or int4, found \"" + std::string(method) + "\"");
   }
-  return kv_cache::MakePlainScheme({config.layers, config.heads, config.head_width()}, *precision);
+  return kv_cache::MakePlainScheme({config.layers, config.heads, config.head_width(), config.keys()}, *precision);
 }
 
 }  // namespace
@@ -30,30 +32,71 @@ bool IsCompressed(const fs::path& path) {
   return fs::exists(path / kManifestName, ignored);
 }
 
-compute::WeightType ExactType(const weights::Gpt2Weights& weights) {
-  bool is_bf16 = true;
-  weights.ForEach([&](const weights::Tensor& tensor) { is_bf16 &= tensor.dtype == weights::Dtype::kBF16; });
-  return is_bf16 ? compute::WeightType::kBf16 : compute::WeightType::kF32;
+namespace {
+
+constexpr std::uint64_t kMaxTokenizerConfigBytes = std::uint64_t{16} << 20;
+
+Result<void> CheckTokenizer(const tokenizer::Tokenizer& tokenizer, const weights::Config& config, bool has_to_be_equal,
+                            const fs::path& path) {
+  if (tokenizer.vocabulary() == config.vocabulary) return {};
+  if (!has_to_be_equal && tokenizer.vocabulary() < config.vocabulary) return {};
+  return Fail(Code::kInvalidArgument, path.string() + ": expected a tokenizer of " +
+                                          (has_to_be_equal ? "" : "at most ") + std::to_string(config.vocabulary) +
+                                          " tokens, as many as the model has, found " +
+                                          std::to_string(tokenizer.vocabulary()));
 }
+
+// Of a directory's chat_template.jinja or tokenizer_config.json.
+Result<chat_template::Style> StyleOfDirectory(const fs::path& path) {
+  std::error_code ignored;
+  const fs::path jinja = path / "chat_template.jinja";
+  if (fs::exists(jinja, ignored)) {
+    HOLO_ASSIGN_OR_RETURN(const auto text, files::ReadFile(jinja, kMaxManifestBytes));
+    return chat_template::Recognise({reinterpret_cast<const char*>(text.data()), text.size()}, jinja.string());
+  }
+  const fs::path config = path / "tokenizer_config.json";
+  if (fs::exists(config, ignored)) {
+    HOLO_ASSIGN_OR_RETURN(const auto text, files::ReadFile(config, kMaxTokenizerConfigBytes));
+    HOLO_ASSIGN_OR_RETURN(const nlohmann::json parsed, json::Parse(text, config.string()));
+    const auto found = parsed.is_object() ? parsed.find("chat_template") : parsed.end();
+    if (parsed.is_object() && found != parsed.end() && found->is_string()) {
+      return chat_template::Recognise(found->get_ref<const std::string&>(), config.string());
+    }
+  }
+  return Fail(Code::kNotFound, path.string() + ": chat template: expected chat_template.jinja, or \"chat_template\" in "
+                                               "tokenizer_config.json, found neither");
+}
+
+Result<Base> OpenGguf(const fs::path& path) {
+  HOLO_ASSIGN_OR_RETURN(const gguf::File file, gguf::File::Open(path));
+  Base base;
+  base.path = path;
+  HOLO_ASSIGN_OR_RETURN(weights::LlamaWeights weights, weights::LlamaFromGguf(file));
+  base.weights = std::move(weights);
+  HOLO_ASSIGN_OR_RETURN(tokenizer::Tokenizer tokenizer, tokenizer::Tokenizer::FromGguf(file));
+  HOLO_RETURN_IF_ERROR(CheckTokenizer(tokenizer, base.weights.config(), /*has_to_be_equal=*/true, path));
+  base.tokenizer = std::make_shared<const tokenizer::Tokenizer>(std::move(tokenizer));
+  base.chat_style = chat_template::Recognise(file);
+  return base;
+}
+
+}  // namespace
 
 Result<Base> OpenBase(const fs::path& path) {
   std::error_code ignored;
+  if (fs::is_regular_file(path, ignored)) return OpenGguf(path);
   if (!fs::is_directory(path, ignored)) {
     return Fail(fs::exists(path, ignored) ? Code::kInvalidArgument : Code::kNotFound,
-                path.string() + ": expected a model directory, found " +
+                path.string() + ": expected a model directory or a GGUF file, found " +
                     (fs::exists(path, ignored) ? "something else" : "nothing"));
   }
   Base base;
   base.path = path;
-  HOLO_ASSIGN_OR_RETURN(base.weights, weights::OpenGpt2(path));
+  HOLO_ASSIGN_OR_RETURN(base.weights, weights::Open(path));
   HOLO_ASSIGN_OR_RETURN(tokenizer::Tokenizer tokenizer, tokenizer::Tokenizer::Open(path));
-  if (tokenizer.vocabulary() > base.weights.config.vocabulary) {
-    return Fail(Code::kInvalidArgument, path.string() + ": expected a tokenizer of at most " +
-                                            std::to_string(base.weights.config.vocabulary) +
-                                            " tokens, as many as the model has, found " +
-                                            std::to_string(tokenizer.vocabulary()));
-  }
+  HOLO_RETURN_IF_ERROR(CheckTokenizer(tokenizer, base.weights.config(), /*has_to_be_equal=*/false, path));
   base.tokenizer = std::make_shared<const tokenizer::Tokenizer>(std::move(tokenizer));
+  base.chat_style = StyleOfDirectory(path);
   const fs::path chat_path = path / kTemplateName;
   if (fs::exists(chat_path, ignored)) {
     HOLO_ASSIGN_OR_RETURN(const auto json, files::ReadFile(chat_path, kMaxManifestBytes));
@@ -103,7 +146,7 @@ Result<Model> Open(const fs::path& path, const Options& options) {
     }
     base_path = options.base.empty() ? path / model.manifest->base_path : options.base;
     std::error_code ignored;
-    if (!fs::is_directory(base_path, ignored)) {
+    if (!fs::exists(base_path, ignored)) {
       return Fail(Code::kNotFound, path.string() + ": its base model " + base_path.string() +
                                        " is not there; if it was moved, say where it is (--base)");
     }
@@ -111,7 +154,7 @@ Result<Model> Open(const fs::path& path, const Options& options) {
     return Fail(Code::kInvalidArgument, path.string() + ": a base model is for compressed models, this is none");
   }
   HOLO_ASSIGN_OR_RETURN(model.base, OpenBase(base_path));
-  const weights::Gpt2Weights& weights = model.base.weights;
+  const weights::Weights& weights = model.base.weights;
   if (model.manifest) {
     const Digest found = weights::Fingerprint(weights);
     if (found != model.manifest->base_fingerprint) {
@@ -121,11 +164,11 @@ Result<Model> Open(const fs::path& path, const Options& options) {
                       " have " + bytes::ToHex(found) + ": they have changed, and it has to be built anew");
     }
   }
-  auto loaded = transformer::Model::Create(weights, options.weight_type.value_or(ExactType(weights)));
+  auto loaded = transformer::Model::Create(weights, options.weight_type);
   if (!loaded) return tl::unexpected(At(std::move(loaded).error(), base_path));
   model.transformer = std::move(*loaded);
   model.method = model.manifest ? model.manifest->method : options.plain_method;
-  auto scheme = model.basis ? calibration::MakeScheme(*model.basis, weights) : MakePlain(weights.config, model.method);
+  auto scheme = model.basis ? calibration::MakeScheme(*model.basis, weights) : MakePlain(weights.config(), model.method);
   if (!scheme) return tl::unexpected(At(std::move(scheme).error(), path));
   model.scheme = std::move(*scheme);
   return model;

@@ -1,4 +1,5 @@
-// A model as people have it on disk: a Hugging Face GPT-2 directory, or a compressed model that refers to one.
+// A model as people have it on disk: a Hugging Face directory of a GPT-2 or a Llama, a GGUF file of a Llama, or a
+// compressed model that refers to one of these.
 //
 // A compressed model is a directory with a manifest (compressed.json, FORMAT.md) and mostly a basis (basis.bin): how the
 // memory of the base model is stored. It names the base model by its path and by its fingerprint; weights that have
@@ -22,6 +23,7 @@
 
 #include "common/language_model/calibration/calibration.h"
 #include "common/language_model/chat/chat.h"
+#include "common/language_model/chat_template/chat_template.h"
 #include "common/language_model/compute/compute.h"
 #include "common/language_model/kv_cache/kv_cache.h"
 #include "common/language_model/tokenizer/tokenizer.h"
@@ -68,21 +70,21 @@ struct Manifest {
 // Whether there is a manifest in this directory.
 [[nodiscard]] bool IsCompressed(const std::filesystem::path& path);
 
-// A model directory's files, not yet turned into anything: tensors stay mapped.
+// A model's files, not yet turned into anything: tensors stay mapped.
 struct Base {
   std::filesystem::path path;
-  weights::Gpt2Weights weights;
+  weights::Weights weights;
   std::shared_ptr<const tokenizer::Tokenizer> tokenizer;
   std::optional<chat::Template> chat_template;  // of holo.json, if there is one
+  // How it was trained to converse, from the metadata; or why that is not known (kNotFound where there is nothing).
+  Result<chat_template::Style> chat_style = Fail(Code::kNotFound, "chat template: expected one, found none");
 };
-// kInvalidArgument also for a tokenizer of more tokens than the model has.
+// A directory, or a file that begins as GGUF files do. kInvalidArgument also for a tokenizer of more tokens than the model
+// has, and of a GGUF file for one of fewer.
 [[nodiscard]] Result<Base> OpenBase(const std::filesystem::path& path);
 
-// The type in which the weights lose nothing: bf16 if all are BF16, otherwise fp32.
-[[nodiscard]] compute::WeightType ExactType(const weights::Gpt2Weights& weights);
-
 struct Options {
-  std::optional<compute::WeightType> weight_type;  // nothing: ExactType()
+  std::optional<compute::WeightType> weight_type;  // nothing: as transformer::Model::Create chooses
   std::filesystem::path base;                      // instead of the manifest's base_path
   std::string plain_method = "fp16";               // of a directory that is not compressed
 };

@@ -1,6 +1,8 @@
 #include "common/language_model/transformer/transformer.h"
 
 #include <algorithm>
+#include <cmath>
+#include <initializer_list>
 
 namespace holo::transformer {
 namespace {
@@ -36,21 +38,95 @@ void Fold(const std::vector<float>& gain, const std::vector<float>& shift, std::
   for (std::size_t o = 0; o < outputs; ++o) bias[o] = static_cast<float>(sums[o]);
 }
 
-Result<Matrix> LoadMatrix(WeightType type, const weights::Tensor& weight, const weights::Tensor& bias,
+Result<Linear> LoadMatrix(WeightType type, const weights::Tensor& weight, const weights::Tensor& bias,
                           const std::shared_ptr<compute::Arena>& arena) {
   HOLO_ASSIGN_OR_RETURN(const std::vector<float> values, weights::ToFloat(weight));
   HOLO_ASSIGN_OR_RETURN(const std::vector<float> biases, weights::ToFloat(bias));
-  return Matrix::Pack(type, weight.shape[0], weight.shape[1], values, biases, arena);
+  return Linear(Matrix::Pack(type, weight.shape[0], weight.shape[1], values, biases, arena));
 }
 
 // What all matrices of a model take.
-std::size_t MatrixBytes(const weights::Gpt2Config& config, WeightType type) {
+std::size_t MatrixBytes(const weights::Config& config, WeightType type) {
   const std::size_t width = config.width;
   const std::size_t head = Matrix::Share(type, width, config.vocabulary);
   const std::size_t layer = 2 * Matrix::Share(type, width, width) + Matrix::Share(type, width, 2 * width) +
                             Matrix::Share(type, width, config.inner_width) +
                             Matrix::Share(type, config.inner_width, width);
   return (config.tied_head ? 1 : 2) * head + config.layers * layer;
+}
+
+// Rows of all heads, each of which has the two rows of a pair side by side, as Rotation wants them.
+std::vector<std::uint8_t> SplitPairs(const weights::StoredTensor& tensor, std::size_t head_width) {
+  const std::size_t rows = tensor.shape[0];
+  const std::size_t row_bytes = tensor.bytes.size() / rows;
+  std::vector<std::uint8_t> out(tensor.bytes.size());
+  for (std::size_t row = 0; row < rows; ++row) {
+    const std::size_t in_head = row % head_width;
+    const std::size_t to = row - in_head + in_head % 2 * (head_width / 2) + in_head / 2;
+    std::copy_n(tensor.bytes.data() + row * row_bytes, row_bytes, out.data() + to * row_bytes);
+  }
+  return out;
+}
+
+Result<std::vector<float>> Floats(const weights::StoredTensor& tensor, std::span<const std::uint8_t> bytes) {
+  std::size_t elements = 1;
+  for (const std::uint64_t extent : tensor.shape) elements *= extent;
+  std::vector<float> out(elements);
+  blocks::Expand(tensor.type, bytes, out);
+  const auto found = std::find_if_not(out.begin(), out.end(), [](float value) { return std::isfinite(value); });
+  if (found == out.end()) return out;
+  return Fail(Code::kInvalidArgument, "tensor " + tensor.name + ": expected finite numbers, found " +
+                                          (std::isnan(*found) ? "NaN" : "infinity") + " as element " +
+                                          std::to_string(found - out.begin()) + " of shape " +
+                                          weights::ShapeToString(tensor.shape));
+}
+Result<std::vector<float>> Floats(const weights::StoredTensor& tensor) {
+  return Floats(tensor, tensor.bytes);
+}
+
+// A tensor of a Llama, and whether its rows have to be put in another order.
+struct Source {
+  const weights::StoredTensor* tensor = nullptr;
+  std::size_t split_head_width = 0;
+};
+
+// Matrices of the same inputs, their outputs behind each other: in their own blocks, or packed as `type`.
+Result<Linear> LoadTogether(std::span<const Source> sources, std::optional<WeightType> type,
+                            const std::shared_ptr<compute::Arena>& arena) {
+  std::vector<blocks::Matrix> parts;
+  std::vector<float> values;
+  const std::size_t inputs = sources[0].tensor->shape[1];
+  std::size_t outputs = 0;
+  for (const Source& source : sources) {
+    const weights::StoredTensor& tensor = *source.tensor;
+    std::vector<std::uint8_t> split;
+    if (source.split_head_width > 0) split = SplitPairs(tensor, source.split_head_width);
+    const std::span<const std::uint8_t> bytes = split.empty() ? tensor.bytes : std::span<const std::uint8_t>(split);
+    outputs += tensor.shape[0];
+    if (!type) {
+      HOLO_ASSIGN_OR_RETURN(blocks::Matrix part, blocks::Matrix::Pack(tensor.type, inputs, tensor.shape[0], bytes, {},
+                                                                      "tensor " + tensor.name));
+      parts.push_back(std::move(part));
+      continue;
+    }
+    HOLO_ASSIGN_OR_RETURN(const std::vector<float> own, Floats(tensor, bytes));
+    values.insert(values.end(), own.begin(), own.end());
+  }
+  if (!type) return Linear(std::move(parts));
+  return Linear(Matrix::PackTransposed(*type, inputs, outputs, values, {}, arena));
+}
+
+// The type in which a Llama's matrices lose nothing; nothing if that is their own.
+std::optional<WeightType> ExactType(const weights::LlamaWeights& weights) {
+  bool has_blocks = false;
+  bool is_bf16 = true;
+  weights.ForEach([&](const weights::StoredTensor& tensor) {
+    if (tensor.shape.size() != 2) return;
+    has_blocks = has_blocks || blocks::IsQuantised(tensor.type);
+    is_bf16 = is_bf16 && tensor.type == gguf::Type::kBf16;
+  });
+  if (has_blocks) return std::nullopt;
+  return is_bf16 ? WeightType::kBf16 : WeightType::kF32;
 }
 
 }  // namespace
@@ -77,28 +153,113 @@ Result<AttentionWeights> LoadAttention(const weights::Gpt2Layer& layer) {
   return out;
 }
 
-Result<std::shared_ptr<const Model>> Model::Create(const weights::Gpt2Weights& weights, WeightType type) {
-  const weights::Gpt2Config& config = weights.config;
+Result<AttentionWeights> LoadAttention(const weights::Weights& weights, std::size_t layer) {
+  if (weights.gpt2() != nullptr) return LoadAttention(weights.gpt2()->layers[layer]);
+  const weights::LlamaWeights& llama = *weights.llama();
+  const weights::LlamaLayer& from = llama.layers[layer];
+  const std::size_t split = llama.pairs_are_neighbours ? llama.config.head_width() : 0;
+  const auto load = [](const weights::StoredTensor& tensor, std::size_t split_width) -> Result<std::vector<float>> {
+    std::vector<std::uint8_t> rows;
+    if (split_width > 0) rows = SplitPairs(tensor, split_width);
+    HOLO_ASSIGN_OR_RETURN(const std::vector<float> values,
+                          Floats(tensor, rows.empty() ? tensor.bytes : std::span<const std::uint8_t>(rows)));
+    const std::size_t outputs = tensor.shape[0];
+    const std::size_t inputs = tensor.shape[1];
+    std::vector<float> out(values.size());
+    for (std::size_t o = 0; o < outputs; ++o) {
+      for (std::size_t i = 0; i < inputs; ++i) out[i * outputs + o] = values[o * inputs + i];
+    }
+    return out;
+  };
+  AttentionWeights out;
+  HOLO_ASSIGN_OR_RETURN(out.queries, load(from.queries, split));
+  HOLO_ASSIGN_OR_RETURN(out.keys, load(from.keys, split));
+  HOLO_ASSIGN_OR_RETURN(out.values, load(from.values, 0));
+  HOLO_ASSIGN_OR_RETURN(out.projection, load(from.projection, 0));
+  out.query_bias.assign(llama.config.width, 0.0f);
+  out.key_bias.assign(llama.config.key_width(), 0.0f);
+  out.value_bias = out.key_bias;
+  return out;
+}
+
+std::shared_ptr<const kv_cache::Rotation> MakeRotation(const weights::Config& config) {
+  if (config.frequencies.empty()) return nullptr;
+  return std::make_shared<const kv_cache::Rotation>(config.frequencies, config.context);
+}
+
+Result<std::shared_ptr<const Model>> Model::Create(const weights::Weights& weights, std::optional<WeightType> type) {
+  const weights::Config& config = weights.config();
   auto model = std::shared_ptr<Model>(new Model());
   model->config_ = config;
+  if (const weights::Gpt2Weights* gpt2 = weights.gpt2()) {
+    if (!type) {
+      bool is_bf16 = true;
+      gpt2->ForEach([&](const weights::Tensor& tensor) { is_bf16 &= tensor.dtype == weights::Dtype::kBF16; });
+      type = is_bf16 ? WeightType::kBf16 : WeightType::kF32;
+    }
+    HOLO_RETURN_IF_ERROR(model->LoadGpt2(*gpt2, *type));
+  } else {
+    HOLO_RETURN_IF_ERROR(model->LoadLlama(*weights.llama(), type ? type : ExactType(*weights.llama())));
+  }
+  return model;
+}
+
+Result<void> Model::LoadLlama(const weights::LlamaWeights& weights, std::optional<WeightType> type) {
+  const weights::Config& config = weights.config;
+  rotation_ = MakeRotation(config);
+  std::shared_ptr<compute::Arena> arena;
+  if (type) {
+    const std::size_t width = config.width;
+    const std::size_t head = Matrix::Share(*type, width, config.vocabulary);
+    const std::size_t layer = 2 * Matrix::Share(*type, width, width) +
+                              Matrix::Share(*type, width, 2 * config.key_width()) +
+                              Matrix::Share(*type, width, std::size_t{2} * config.inner_width) +
+                              Matrix::Share(*type, config.inner_width, width);
+    arena = std::make_shared<compute::Arena>((config.tied_head ? 1 : 2) * head + config.layers * layer);
+  }
+  const auto load = [&](std::initializer_list<Source> sources) {
+    return LoadTogether({sources.begin(), sources.size()}, type, arena);
+  };
+  const std::size_t split = weights.pairs_are_neighbours ? config.head_width() : 0;
+  HOLO_ASSIGN_OR_RETURN(embedding_, load({{&weights.embedding}}));
+  if (!config.tied_head) {
+    HOLO_ASSIGN_OR_RETURN(untied_head_, load({{&weights.head}}));
+  }
+  HOLO_ASSIGN_OR_RETURN(final_gain_, Floats(weights.norm));
+  for (const weights::LlamaLayer& from : weights.layers) {
+    Layer layer;
+    HOLO_ASSIGN_OR_RETURN(layer.attention_gain, Floats(from.attention_norm));
+    HOLO_ASSIGN_OR_RETURN(layer.inner_gain, Floats(from.inner_norm));
+    HOLO_ASSIGN_OR_RETURN(layer.queries, load({{&from.queries, split}}));
+    HOLO_ASSIGN_OR_RETURN(layer.keys_and_values, load({{&from.keys, split}, {&from.values}}));
+    HOLO_ASSIGN_OR_RETURN(layer.projection, load({{&from.projection}}));
+    HOLO_ASSIGN_OR_RETURN(layer.inner, load({{&from.gate}, {&from.up}}));
+    HOLO_ASSIGN_OR_RETURN(layer.down, load({{&from.down}}));
+    layers_.push_back(std::move(layer));
+  }
+  return {};
+}
+
+Result<void> Model::LoadGpt2(const weights::Gpt2Weights& weights, WeightType type) {
+  const weights::Config& config = weights.config;
   const std::size_t width = config.width;
   const auto arena = std::make_shared<compute::Arena>(MatrixBytes(config, type));
   {
     HOLO_ASSIGN_OR_RETURN(const std::vector<float> values, weights::ToFloat(weights.wte));
-    model->embedding_ = Matrix::PackTransposed(type, width, config.vocabulary, values, {}, arena);
+    embedding_ = Linear(Matrix::PackTransposed(type, width, config.vocabulary, values, {}, arena));
   }
   if (!config.tied_head) {
     HOLO_ASSIGN_OR_RETURN(const std::vector<float> values, weights::ToFloat(weights.head));
-    model->untied_head_ = Matrix::PackTransposed(type, width, config.vocabulary, values, {}, arena);
+    untied_head_ = Linear(Matrix::PackTransposed(type, width, config.vocabulary, values, {}, arena));
   }
-  HOLO_ASSIGN_OR_RETURN(model->positions_, weights::ToFloat(weights.wpe));
-  HOLO_ASSIGN_OR_RETURN(model->final_gain_, weights::ToFloat(weights.ln_f_weight));
-  HOLO_ASSIGN_OR_RETURN(model->final_bias_, weights::ToFloat(weights.ln_f_bias));
+  HOLO_ASSIGN_OR_RETURN(positions_, weights::ToFloat(weights.wpe));
+  HOLO_ASSIGN_OR_RETURN(final_gain_, weights::ToFloat(weights.ln_f_weight));
+  HOLO_ASSIGN_OR_RETURN(final_bias_, weights::ToFloat(weights.ln_f_bias));
   for (const weights::Gpt2Layer& from : weights.layers) {
     Layer layer;
     {
       HOLO_ASSIGN_OR_RETURN(AttentionWeights attention, LoadAttention(from));
-      layer.queries = Matrix::Pack(type, width, width, attention.queries, attention.query_bias, arena);
+      layer.queries = Linear(Matrix::Pack(type, width, width, attention.queries, attention.query_bias, arena));
       std::vector<float> both(2 * width * width);
       for (std::size_t i = 0; i < width; ++i) {
         std::copy_n(attention.keys.data() + i * width, width, both.data() + 2 * i * width);
@@ -106,7 +267,7 @@ Result<std::shared_ptr<const Model>> Model::Create(const weights::Gpt2Weights& w
       }
       std::vector<float> bias = attention.key_bias;
       bias.insert(bias.end(), attention.value_bias.begin(), attention.value_bias.end());
-      layer.keys_and_values = Matrix::Pack(type, width, 2 * width, both, bias, arena);
+      layer.keys_and_values = Linear(Matrix::Pack(type, width, 2 * width, both, bias, arena));
     }
     {
       HOLO_ASSIGN_OR_RETURN(const std::vector<float> gain, weights::ToFloat(from.ln_2_weight));
@@ -114,26 +275,26 @@ Result<std::shared_ptr<const Model>> Model::Create(const weights::Gpt2Weights& w
       HOLO_ASSIGN_OR_RETURN(std::vector<float> matrix, weights::ToFloat(from.fc_weight));
       HOLO_ASSIGN_OR_RETURN(std::vector<float> bias, weights::ToFloat(from.fc_bias));
       Fold(gain, shift, matrix, bias);
-      layer.fc = Matrix::Pack(type, width, config.inner_width, matrix, bias, arena);
+      layer.inner = Linear(Matrix::Pack(type, width, config.inner_width, matrix, bias, arena));
     }
     HOLO_ASSIGN_OR_RETURN(layer.projection, LoadMatrix(type, from.projection_weight, from.projection_bias, arena));
-    HOLO_ASSIGN_OR_RETURN(layer.fc_projection,
+    HOLO_ASSIGN_OR_RETURN(layer.down,
                           LoadMatrix(type, from.fc_projection_weight, from.fc_projection_bias, arena));
-    model->layers_.push_back(std::move(layer));
+    layers_.push_back(std::move(layer));
   }
-  return model;
+  return {};
 }
 
 kv_cache::Geometry Model::geometry() const {
-  return {config_.layers, config_.heads, config_.head_width()};
+  return {config_.layers, config_.heads, config_.head_width(), config_.keys()};
 }
 
 std::size_t Model::bytes() const {
   std::size_t sum = embedding_.bytes() + untied_head_.bytes() +
                     (positions_.size() + final_gain_.size() + final_bias_.size()) * sizeof(float);
   for (const Layer& layer : layers_) {
-    sum += layer.queries.bytes() + layer.keys_and_values.bytes() + layer.projection.bytes() + layer.fc.bytes() +
-           layer.fc_projection.bytes();
+    sum += layer.queries.bytes() + layer.keys_and_values.bytes() + layer.projection.bytes() + layer.inner.bytes() +
+           layer.down.bytes() + (layer.attention_gain.size() + layer.inner_gain.size()) * sizeof(float);
   }
   return sum;
 }
@@ -143,11 +304,13 @@ Result<void> Model::Check(std::span<const Sequence> sequences) const {
     if (sequence.tokens.empty()) return Fail(Code::kInvalidArgument, "tokens: expected at least one, found none");
     const kv_cache::Geometry& geometry = sequence.cache->scheme().geometry();
     if (geometry != this->geometry()) {
-      return Fail(Code::kInvalidArgument,
-                  "cache: expected " + std::to_string(config_.layers) + " layers of " + std::to_string(config_.heads) +
-                      " heads of " + std::to_string(config_.head_width()) + ", found " +
-                      std::to_string(geometry.layers) + " of " + std::to_string(geometry.heads) + " of " +
-                      std::to_string(geometry.head_width));
+      const auto shown = [](const kv_cache::Geometry& of, const std::string& layers, const std::string& heads) {
+        return std::to_string(of.layers) + layers + " of " + std::to_string(of.heads) + heads +
+               (of.keys() == of.heads ? "" : " on " + std::to_string(of.keys()) + " of keys") + " of " +
+               std::to_string(of.head_width);
+      };
+      return Fail(Code::kInvalidArgument, "cache: expected " + shown(this->geometry(), " layers", " heads") + ", found " +
+                                              shown(geometry, "", ""));
     }
     const std::size_t total = sequence.cache->tokens() + sequence.tokens.size();
     if (total > config_.context) {
@@ -165,6 +328,16 @@ Result<void> Model::Check(std::span<const Sequence> sequences) const {
   return {};
 }
 
+void Model::Normalise(const float* row, const std::vector<float>& gain, const std::vector<float>& bias,
+                      float* out) const {
+  if (is_llama()) {
+    compute::NormaliseByRms(row, config_.width, config_.layer_norm_epsilon, gain.data(), out);
+  } else {
+    compute::NormaliseRow(row, config_.width, config_.layer_norm_epsilon, gain.empty() ? nullptr : gain.data(),
+                          bias.empty() ? nullptr : bias.data(), out);
+  }
+}
+
 void Model::RunLayer(std::size_t index, std::span<const Sequence> sequences, std::size_t rows,
                      bool needs_keys_and_values, Workspace& workspace, compute::ThreadPool& pool,
                      const Observer& observer) const {
@@ -174,22 +347,28 @@ void Model::RunLayer(std::size_t index, std::span<const Sequence> sequences, std
   float* const hidden = workspace.hidden.data();
   float* const normalised = workspace.normalised.data();
   constexpr std::size_t kRowsPerTask = 16;
-  const auto normalise = [&] {
+  const std::size_t key_width = config_.key_width();
+  const auto for_rows = [&](const auto& work) {
     pool.ForEach((rows + kRowsPerTask - 1) / kRowsPerTask, [&](std::size_t task, unsigned) {
-      for (std::size_t row = task * kRowsPerTask; row < std::min(rows, (task + 1) * kRowsPerTask); ++row) {
-        compute::NormaliseRow(hidden + row * width, width, config_.layer_norm_epsilon, nullptr, nullptr,
-                              normalised + row * width);
-      }
+      for (std::size_t row = task * kRowsPerTask; row < std::min(rows, (task + 1) * kRowsPerTask); ++row) work(row);
     });
   };
-  normalise();
+  const auto normalise = [&](const std::vector<float>& gain) {
+    for_rows([&](std::size_t row) { Normalise(hidden + row * width, gain, {}, normalised + row * width); });
+  };
+  normalise(layer.attention_gain);
   float* const queries = workspace.queries.data();
-  compute::Multiply(layer.queries, normalised, rows, queries, Store::kReplace, workspace.scratch, pool);
+  layer.queries.Multiply(normalised, rows, queries, Store::kReplace, workspace.scratch, pool);
   float* const keys = workspace.keys_and_values.data();
   if (needs_keys_and_values) {
-    compute::Multiply(layer.keys_and_values, normalised, rows, keys, Store::kReplace, workspace.scratch, pool);
+    layer.keys_and_values.Multiply(normalised, rows, keys, Store::kReplace, workspace.scratch, pool);
   }
-  if (observer) observer({index, rows, hidden, normalised, queries, keys, keys + width, 2 * width});
+  if (observer) observer({index, rows, hidden, normalised, queries, keys, keys + key_width, 2 * key_width});
+  if (rotation_ != nullptr) {
+    for_rows([&](std::size_t row) {
+      rotation_->Turn(workspace.positions[row], config_.heads, queries + row * width);
+    });
+  }
 
   workspace.requests.clear();
   std::size_t first = 0;
@@ -201,6 +380,11 @@ void Model::RunLayer(std::size_t index, std::span<const Sequence> sequences, std
     for (; end < sequences.size() && &sequences[end].cache->scheme() == &scheme; ++end) {
       count += sequences[end].tokens.size();
     }
+    if (rotation_ != nullptr && needs_keys_and_values && !scheme.takes_unrotated_keys()) {
+      for (std::size_t row = first; row < first + count; ++row) {
+        rotation_->Turn(workspace.positions[row], config_.keys(), keys + row * 2 * key_width);
+      }
+    }
     const std::size_t prepared_width = scheme.prepared_width(index);
     Grow(workspace.prepared, count * prepared_width);
     const auto rows_from = [&](std::size_t row, std::size_t number) {
@@ -208,12 +392,12 @@ void Model::RunLayer(std::size_t index, std::span<const Sequence> sequences, std
       of.count = number;
       of.normalised = normalised + row * width;
       if (!needs_keys_and_values) return of;
-      of.keys = keys + row * 2 * width;
-      of.values = of.keys + width;
-      of.key_stride = 2 * width;
+      of.keys = keys + row * 2 * key_width;
+      of.values = of.keys + key_width;
+      of.key_stride = 2 * key_width;
       return of;
     };
-    scheme.Prepare(index, rows_from(first, count), workspace.prepared.data(), workspace.scratch, pool);
+    scheme.Prepare(index, rows_from(first, count), workspace.prepared.data(), workspace.scratch.compute, pool);
     const float* prepared = workspace.prepared.data();
     workspace.writes.clear();
     for (; i < end; ++i) {
@@ -234,18 +418,29 @@ void Model::RunLayer(std::size_t index, std::span<const Sequence> sequences, std
     });
   }
   kv_cache::Attend(index, workspace.requests, workspace.attention_scratch, pool);
-  compute::Multiply(layer.projection, workspace.attention.data(), rows, hidden, Store::kAdd, workspace.scratch, pool);
+  layer.projection.Multiply(workspace.attention.data(), rows, hidden, Store::kAdd, workspace.scratch, pool);
 
-  normalise();
+  normalise(layer.inner_gain);
   float* const inner = workspace.inner.data();
-  compute::Multiply(layer.fc, normalised, rows, inner, Store::kReplace, workspace.scratch, pool);
+  layer.inner.Multiply(normalised, rows, inner, Store::kReplace, workspace.scratch, pool);
+  if (is_llama()) {
+    const std::size_t inner_width = config_.inner_width;
+    Grow(workspace.gated, rows * inner_width);
+    float* const gated = workspace.gated.data();
+    for_rows([&](std::size_t row) {
+      const float* const gates = inner + row * 2 * inner_width;
+      compute::GateBySilu(gates, gates + inner_width, inner_width, gated + row * inner_width);
+    });
+    layer.down.Multiply(gated, rows, hidden, Store::kAdd, workspace.scratch, pool);
+    return;
+  }
   // The padding behind the last value goes through Gelu too, and stays finite.
   const std::size_t padded = compute::RoundUp(rows * config_.inner_width, compute::kPanel);
   constexpr std::size_t kPerTask = 64 * compute::kPanel;
   pool.ForEach((padded + kPerTask - 1) / kPerTask, [&](std::size_t task, unsigned) {
     compute::Gelu(inner + task * kPerTask, std::min(kPerTask, padded - task * kPerTask));
   });
-  compute::Multiply(layer.fc_projection, inner, rows, hidden, Store::kAdd, workspace.scratch, pool);
+  layer.down.Multiply(inner, rows, hidden, Store::kAdd, workspace.scratch, pool);
 }
 
 Result<std::span<const float>> Model::Forward(std::span<const Sequence> sequences, Workspace& workspace,
@@ -263,20 +458,23 @@ Result<std::span<const float>> Model::Forward(std::span<const Sequence> sequence
   Grow(workspace.hidden, rows * width);
   Grow(workspace.normalised, rows * width);
   Grow(workspace.queries, rows * width);
-  Grow(workspace.keys_and_values, needs_keys_and_values ? rows * 2 * width : 0);
+  Grow(workspace.keys_and_values, needs_keys_and_values ? rows * 2 * config_.key_width() : 0);
   Grow(workspace.attention, rows * width);
-  Grow(workspace.inner, compute::RoundUp(rows * config_.inner_width, compute::kPanel));
+  Grow(workspace.inner, compute::RoundUp(rows * layers_.front().inner.outputs(), compute::kPanel));
   Grow(workspace.last, wanted * width);
   Grow(workspace.logits, wanted * config_.vocabulary);
 
   float* row = workspace.hidden.data();
+  workspace.positions.clear();
   for (const Sequence& sequence : sequences) {
-    const float* position = positions_.data() + sequence.cache->tokens() * width;
+    std::size_t position = sequence.cache->tokens();
     for (const std::uint32_t token : sequence.tokens) {
       embedding_.CopyOutput(token, {row, width});
-      for (std::size_t i = 0; i < width; ++i) row[i] += position[i];
+      if (rotation_ == nullptr) {
+        for (std::size_t i = 0; i < width; ++i) row[i] += positions_[position * width + i];
+      }
+      workspace.positions.push_back(position++);
       row += width;
-      position += width;
     }
   }
   for (std::size_t layer = 0; layer < layers_.size(); ++layer) {
@@ -288,14 +486,12 @@ Result<std::span<const float>> Model::Forward(std::span<const Sequence> sequence
     const std::size_t count = sequence.tokens.size();
     sequence.cache->Commit(count);
     for (std::size_t i = sequence.all_logits ? 0 : count - 1; i < count; ++i, to += width) {
-      compute::NormaliseRow(from + i * width, width, config_.layer_norm_epsilon, final_gain_.data(), final_bias_.data(),
-                            to);
+      Normalise(from + i * width, final_gain_, final_bias_, to);
     }
     from += count * width;
   }
-  const Matrix& head = config_.tied_head ? embedding_ : untied_head_;
-  compute::Multiply(head, workspace.last.data(), wanted, workspace.logits.data(), compute::Store::kReplace,
-                    workspace.scratch, pool);
+  const Linear& head = config_.tied_head ? embedding_ : untied_head_;
+  head.Multiply(workspace.last.data(), wanted, workspace.logits.data(), compute::Store::kReplace, workspace.scratch, pool);
   return std::span<const float>(workspace.logits.data(), wanted * config_.vocabulary);
 }
 

@@ -1,9 +1,17 @@
-// GPT-2: tokens in, logits out, with the memory of each sequence in a kv_cache::Cache of any form.
+// GPT-2 and Llama: tokens in, logits out, with the memory of each sequence in a kv_cache::Cache of any form.
 //
-// A block is: x += projection(attention(normalise(x))), x += fc_projection(gelu(fc(normalise(x)))). The gains and
-// biases of ln_1 and ln_2 are folded into the matrices behind them, so what a cache sees of a token is the normalised
-// row itself. The arithmetic is compute's: a sequence gets the same logits, bit for bit, whatever else is in the batch,
-// into however many calls its tokens are divided, and with any number of threads.
+// A block is: x += projection(attention(normalise(x))), x += down(inner(normalise(x))). The two architectures are made of
+// the same parts:
+//                 GPT-2                                 Llama
+//   positions     learned, added to the embedding       queries and keys are rotated (kv_cache::Rotation)
+//   normalise     LayerNorm; gains and biases are       RMSNorm with its gain
+//                 folded into the matrices behind it
+//   heads         one key and value for each query      one for several (grouped queries)
+//   inner         gelu(x fc)                            silu(x gate) * (x up)
+//   head          the embedding, or a matrix of its own
+// What a cache sees of a token is the normalised row that keys and values are made from. A sequence gets the same logits,
+// bit for bit, whatever else is in the batch, into however many calls its tokens are divided, and with any number of
+// threads.
 //
 // A Model is constant and may be used from any thread; a Workspace and the caches of a call belong to one call at a
 // time.
@@ -13,11 +21,14 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "common/language_model/compute/compute.h"
 #include "common/language_model/kv_cache/kv_cache.h"
+#include "common/language_model/transformer/linear.h"
 #include "common/language_model/weights/weights.h"
 #include "common/status/status.h"
 
@@ -30,20 +41,27 @@ struct Sequence {
   bool all_logits = false;                // for every token, not only the last
 };
 
-// The matrices of one layer's attention, [inputs, outputs], with the gain and bias of ln_1 folded into the first three.
+// The matrices of one layer's attention, [inputs, outputs], as float32. GPT-2: with the gain and bias of ln_1 folded into
+// the first three. Llama: without biases, and rows of heads in the order of kv_cache::Rotation.
 struct AttentionWeights {
-  std::vector<float> queries, keys, values;             // [width, width]
-  std::vector<float> query_bias, key_bias, value_bias;  // [width]
+  std::vector<float> queries;                           // [width, width]
+  std::vector<float> keys, values;                      // [width, key_width]
+  std::vector<float> query_bias, key_bias, value_bias;  // [width], and twice [key_width]
   std::vector<float> projection;                        // [width, width]
 };
 [[nodiscard]] Result<AttentionWeights> LoadAttention(const weights::Gpt2Layer& layer);
+[[nodiscard]] Result<AttentionWeights> LoadAttention(const weights::Weights& weights, std::size_t layer);
 
-// What one layer computes for the rows of all sequences of a call, in order. All [rows, width], but for the stride.
+// Null for an architecture that does not rotate.
+[[nodiscard]] std::shared_ptr<const kv_cache::Rotation> MakeRotation(const weights::Config& config);
+
+// What one layer computes for the rows of all sequences of a call, in order. All [rows, width], but for keys and values,
+// [rows, key_width], and their stride. Neither queries nor keys are rotated yet.
 struct LayerView {
   std::size_t layer = 0;
   std::size_t rows = 0;
-  const float* hidden = nullptr;      // before ln_1
-  const float* normalised = nullptr;  // behind it, without gain and bias
+  const float* hidden = nullptr;      // before the first norm
+  const float* normalised = nullptr;  // behind it: GPT-2's without gain and bias, Llama's with its gain
   const float* queries = nullptr;
   const float* keys = nullptr;    // rows key_stride apart
   const float* values = nullptr;  // likewise
@@ -54,7 +72,8 @@ using Observer = std::function<void(const LayerView&)>;
 
 // The memory of Forward(): grows with the number of rows in a call and stays.
 struct Workspace {
-  std::vector<float> hidden, normalised, queries, keys_and_values, prepared, attention, inner, last, logits;
+  std::vector<float> hidden, normalised, queries, keys_and_values, prepared, attention, inner, gated, last, logits;
+  std::vector<std::size_t> positions;  // of each row
   std::vector<kv_cache::Request> requests;
   struct Write {  // a part of what a sequence's cache appends
     kv_cache::Cache* cache = nullptr;
@@ -63,19 +82,23 @@ struct Workspace {
     std::size_t part = 0;
   };
   std::vector<Write> writes;
-  compute::Scratch scratch;
+  Scratch scratch;
   kv_cache::AttentionScratch attention_scratch;
 };
 
 class Model {
  public:
-  // Reads all weights and packs them. kInvalidArgument for NaN or infinite weights, by name.
-  [[nodiscard]] static Result<std::shared_ptr<const Model>> Create(const weights::Gpt2Weights& weights,
-                                                                   compute::WeightType type);
+  // Reads all weights and packs them; without a type, in the one in which they lose nothing: bf16 where all are, blocks
+  // as they are in a GGUF file, otherwise fp32. kInvalidArgument for NaN or infinite weights, by name.
+  [[nodiscard]] static Result<std::shared_ptr<const Model>> Create(const weights::Weights& weights,
+                                                                   std::optional<compute::WeightType> type);
 
-  [[nodiscard]] const weights::Gpt2Config& config() const { return config_; }
+  [[nodiscard]] const weights::Config& config() const { return config_; }
   [[nodiscard]] kv_cache::Geometry geometry() const;
-  [[nodiscard]] compute::WeightType weight_type() const { return embedding_.type(); }
+  // Null where positions are learned.
+  [[nodiscard]] const std::shared_ptr<const kv_cache::Rotation>& rotation() const { return rotation_; }
+  // "fp32", "Q4_1", ...: of the matrices of the first layer.
+  [[nodiscard]] std::string_view weight_type() const { return layers_.front().projection.type_name(); }
   // Of the weights as they are held; those that one token reads are all but the embeddings of positions.
   [[nodiscard]] std::size_t bytes() const;
 
@@ -89,22 +112,28 @@ class Model {
 
  private:
   struct Layer {
-    compute::Matrix queries;          // width -> width
-    compute::Matrix keys_and_values;  // width -> 2 width
-    compute::Matrix projection;       // width -> width
-    compute::Matrix fc;               // width -> inner
-    compute::Matrix fc_projection;    // inner -> width
+    std::vector<float> attention_gain, inner_gain;  // [width]; empty where they are folded into the matrices
+    Linear queries;                                 // width -> width
+    Linear keys_and_values;                         // width -> 2 key_width
+    Linear projection;                              // width -> width
+    Linear inner;                                   // width -> inner; Llama: gates, then values, 2 inner
+    Linear down;                                    // inner -> width
   };
 
   Model() = default;
+  [[nodiscard]] Result<void> LoadGpt2(const weights::Gpt2Weights& weights, compute::WeightType type);
+  [[nodiscard]] Result<void> LoadLlama(const weights::LlamaWeights& weights, std::optional<compute::WeightType> type);
+  [[nodiscard]] bool is_llama() const { return config_.architecture == weights::Architecture::kLlama; }
+  void Normalise(const float* row, const std::vector<float>& gain, const std::vector<float>& bias, float* out) const;
   [[nodiscard]] Result<void> Check(std::span<const Sequence> sequences) const;
   void RunLayer(std::size_t index, std::span<const Sequence> sequences, std::size_t rows, bool needs_keys_and_values,
                 Workspace& workspace, compute::ThreadPool& pool, const Observer& observer) const;
 
-  weights::Gpt2Config config_;
-  compute::Matrix embedding_;     // of tokens, [vocabulary, width]; the head too, where that is tied
-  compute::Matrix untied_head_;   // empty where it is tied
-  std::vector<float> positions_;  // [context, width]
+  weights::Config config_;
+  Linear embedding_;              // of tokens, [vocabulary, width]; the head too, where that is tied
+  Linear untied_head_;            // empty where it is tied
+  std::vector<float> positions_;  // [context, width]; empty where they are rotated
+  std::shared_ptr<const kv_cache::Rotation> rotation_;
   std::vector<Layer> layers_;
   std::vector<float> final_gain_, final_bias_;
 };

@@ -2,83 +2,15 @@
 #include <charconv>
 #include <cmath>
 #include <cstring>
-#include <initializer_list>
 #include <utility>
 
 #include "common/bytes/bytes.h"
 #include "common/json/json.h"
+#include "common/language_model/weights/config_reader.h"
 #include "common/language_model/weights/weights.h"
 
 namespace holo::weights {
 namespace {
-
-constexpr std::uint64_t kMaxConfigBytes = std::uint64_t{1} << 20;
-
-// Of config.json; GPT-2 XL has 50,257, 1,024, 1,600, 48, 25 and 6,400.
-constexpr std::uint32_t kMaxVocabulary = 1u << 20;
-constexpr std::uint32_t kMaxContext = 1u << 20;
-constexpr std::uint32_t kMaxWidth = 1u << 16;
-constexpr std::uint32_t kMaxLayers = 1u << 10;
-constexpr std::uint32_t kMaxHeads = 1u << 10;
-constexpr std::uint32_t kMaxInnerWidth = 1u << 18;
-
-class ConfigReader {
- public:
-  ConfigReader(const nlohmann::json& config, std::string_view name) : config_(config), name_(name) {}
-
-  // nullptr where there is no such key, or null for it.
-  [[nodiscard]] const nlohmann::json* Find(const char* key) const {
-    const auto found = config_.find(key);
-    return found == config_.end() || found->is_null() ? nullptr : &*found;
-  }
-
-  [[nodiscard]] Result<std::uint32_t> Number(const char* key, std::uint32_t max) const {
-    const nlohmann::json* value = Find(key);
-    const bool is_good = value != nullptr && value->is_number_unsigned() && value->get<std::uint64_t>() >= 1 &&
-                         value->get<std::uint64_t>() <= max;
-    if (!is_good) return Problem(Code::kInvalidArgument, key, "a whole number from 1 to " + std::to_string(max));
-    return value->get<std::uint32_t>();
-  }
-
-  // The first of several names, as sizes were once called differently.
-  [[nodiscard]] Result<std::uint32_t> Number(std::initializer_list<const char*> keys, std::uint32_t max) const {
-    for (const char* key : keys) {
-      if (Find(key) != nullptr) return Number(key, max);
-    }
-    return Number(*keys.begin(), max);
-  }
-
-  [[nodiscard]] Result<bool> Flag(const char* key, bool otherwise) const {
-    const nlohmann::json* value = Find(key);
-    if (value == nullptr) return otherwise;
-    if (!value->is_boolean()) return Problem(Code::kInvalidArgument, key, "true or false");
-    return value->get<bool>();
-  }
-
-  [[nodiscard]] Result<void> ExpectFlag(const char* key, bool expected) const {
-    HOLO_ASSIGN_OR_RETURN(const bool found, Flag(key, expected));
-    if (found != expected) return Problem(Code::kUnimplemented, key, expected ? "true" : "false");
-    return {};
-  }
-
-  [[nodiscard]] std::optional<std::uint32_t> Token(const char* key, std::uint32_t vocabulary) const {
-    const nlohmann::json* value = Find(key);
-    if (value == nullptr || !value->is_number_unsigned() || value->get<std::uint64_t>() >= vocabulary) {
-      return std::nullopt;
-    }
-    return value->get<std::uint32_t>();
-  }
-
-  [[nodiscard]] tl::unexpected<Error> Problem(Code code, const char* key, const std::string& expected) const {
-    const nlohmann::json* value = Find(key);
-    return Fail(code, std::string(name_) + ": \"" + key + "\": expected " + expected + ", found " +
-                          (value == nullptr ? "nothing" : value->dump(-1, ' ', true).substr(0, 100)));
-  }
-
- private:
-  const nlohmann::json& config_;
-  std::string_view name_;
-};
 
 Result<void> ExpectGpt2(const ConfigReader& reader) {
   if (const nlohmann::json* type = reader.Find("model_type")) {
@@ -146,7 +78,7 @@ class Taker {
 
 }  // namespace
 
-Result<Gpt2Config> ParseGpt2Config(std::span<const std::uint8_t> text, std::string_view name) {
+Result<Config> ParseGpt2Config(std::span<const std::uint8_t> text, std::string_view name) {
   HOLO_ASSIGN_OR_RETURN(const nlohmann::json parsed, json::Parse(text, name));
   if (!parsed.is_object()) {
     return Fail(Code::kDataLoss,
@@ -154,7 +86,7 @@ Result<Gpt2Config> ParseGpt2Config(std::span<const std::uint8_t> text, std::stri
   }
   const ConfigReader reader(parsed, name);
   HOLO_RETURN_IF_ERROR(ExpectGpt2(reader));
-  Gpt2Config config;
+  Config config;
   HOLO_ASSIGN_OR_RETURN(config.vocabulary, reader.Number("vocab_size", kMaxVocabulary));
   HOLO_ASSIGN_OR_RETURN(config.context, reader.Number({"n_positions", "n_ctx"}, kMaxContext));
   HOLO_ASSIGN_OR_RETURN(config.width, reader.Number("n_embd", kMaxWidth));
@@ -189,7 +121,7 @@ Result<Gpt2Config> ParseGpt2Config(std::span<const std::uint8_t> text, std::stri
   return config;
 }
 
-Result<Gpt2Weights> AssembleGpt2(const Gpt2Config& config, TensorSet set, std::string_view name) {
+Result<Gpt2Weights> AssembleGpt2(const Config& config, TensorSet set, std::string_view name) {
   const std::string prefix = set.Find("transformer.wte.weight") != nullptr ? "transformer." : "";
   for (const auto& [tensor_name, tensor] : set.tensors) {
     if (!tensor_name.starts_with(prefix)) continue;
@@ -242,13 +174,13 @@ Result<Gpt2Weights> AssembleGpt2(const Gpt2Config& config, TensorSet set, std::s
 Result<Gpt2Weights> OpenGpt2(const std::filesystem::path& model_dir) {
   const std::filesystem::path config_path = model_dir / "config.json";
   HOLO_ASSIGN_OR_RETURN(const auto config_text, files::ReadFile(config_path, kMaxConfigBytes));
-  HOLO_ASSIGN_OR_RETURN(const Gpt2Config config, ParseGpt2Config(config_text, config_path.string()));
+  HOLO_ASSIGN_OR_RETURN(const Config config, ParseGpt2Config(config_text, config_path.string()));
   HOLO_ASSIGN_OR_RETURN(TensorSet tensors, OpenTensors(model_dir));
   return AssembleGpt2(config, std::move(tensors), model_dir.string());
 }
 
 std::array<std::uint8_t, 32> Fingerprint(const Gpt2Weights& weights) {
-  const Gpt2Config& config = weights.config;
+  const Config& config = weights.config;
   bytes::ByteWriter writer;
   for (const std::uint32_t number : {config.vocabulary, config.context, config.width, config.layers, config.heads,
                                      config.inner_width, std::uint32_t{config.tied_head}}) {

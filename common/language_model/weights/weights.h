@@ -1,9 +1,10 @@
-// The files that a model's numbers come from: safetensors, memory-mapped, and GPT-2's config.json.
+// The files that a model's numbers come from: safetensors, memory-mapped, with the config.json of a GPT-2 or a Llama,
+// and GGUF files of Llamas.
 //
 // A model directory is what people have from Hugging Face: `config.json` and `model.safetensors`, or the shards that
-// `model.safetensors.index.json` names. OpenGpt2 checks all of it against each other, so that whoever uses the result
-// finds every tensor, with the shape that the configuration promises. Below it, OpenTensors and ParseSafetensors know
-// nothing of any architecture.
+// `model.safetensors.index.json` names. OpenGpt2, OpenLlama and LlamaFromGguf check all of it against each other, so
+// that whoever uses the result finds every tensor, with the shape that the configuration promises. Below them,
+// OpenTensors and ParseSafetensors know nothing of any architecture.
 //
 // Tensors are views into mapped files: nothing is copied, and pages are read when they are first touched. Everything is
 // constant after construction and may be used from any thread.
@@ -22,9 +23,12 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <variant>
 #include <vector>
 
 #include "common/files/files.h"
+#include "common/language_model/gguf/gguf.h"
 #include "common/status/status.h"
 
 namespace holo::weights {
@@ -97,26 +101,36 @@ struct TensorSet {
 // places there.
 [[nodiscard]] Result<TensorSet> OpenTensors(const std::filesystem::path& model_dir);
 
-// config.json of GPT-2, every size.
-struct Gpt2Config {
-  std::uint32_t vocabulary = 0;  // rows of wte
-  std::uint32_t context = 0;     // rows of wpe: the most tokens that fit
-  std::uint32_t width = 0;       // n_embd
+enum class Architecture : std::uint8_t { kGpt2, kLlama };
+// "gpt2", "llama".
+[[nodiscard]] std::string_view ArchitectureName(Architecture architecture);
+
+// What a model is, of either architecture.
+struct Config {
+  Architecture architecture = Architecture::kGpt2;
+  std::uint32_t vocabulary = 0;  // rows of the embedding
+  std::uint32_t context = 0;     // the most tokens that fit: rows of wpe, or what the model was trained for
+  std::uint32_t width = 0;
   std::uint32_t layers = 0;
-  std::uint32_t heads = 0;        // width is a multiple
-  std::uint32_t inner_width = 0;  // n_inner; 4 * width unless the file says otherwise
+  std::uint32_t heads = 0;        // of queries; width is a multiple
+  std::uint32_t key_heads = 0;    // of keys and values, a divisor of `heads`; 0: as many
+  std::uint32_t inner_width = 0;  // GPT-2: 4 * width unless the file says otherwise
   float layer_norm_epsilon = 1e-5f;
   bool tied_head = true;
-  // Nothing where the file names none, or one beyond the vocabulary: the file's default is 50256 at any size.
+  // Llama: radians a token by which the pairs of a head are turned, [head_width / 2]. GPT-2: empty.
+  std::vector<double> frequencies;
+  // Nothing where the file names none, or one beyond the vocabulary: GPT-2's default is 50256 at any size.
   std::optional<std::uint32_t> begin_token;
   std::optional<std::uint32_t> end_token;
 
   [[nodiscard]] std::uint32_t head_width() const { return width / heads; }
+  [[nodiscard]] std::uint32_t keys() const { return key_heads == 0 ? heads : key_heads; }
+  [[nodiscard]] std::uint32_t key_width() const { return keys() * head_width(); }
 };
 
-// kUnimplemented, by name, for another architecture and for variants that compute something else (an activation other
-// than the tanh form of GELU, unscaled attention, cross-attention).
-[[nodiscard]] Result<Gpt2Config> ParseGpt2Config(std::span<const std::uint8_t> json, std::string_view name);
+// config.json of GPT-2, every size. kUnimplemented, by name, for another architecture and for variants that compute
+// something else (an activation other than the tanh form of GELU, unscaled attention, cross-attention).
+[[nodiscard]] Result<Config> ParseGpt2Config(std::span<const std::uint8_t> json, std::string_view name);
 
 // All tensors of one layer. Matrices are stored [in, out], as in GPT-2: y = x W + b.
 struct Gpt2Layer {
@@ -129,7 +143,7 @@ struct Gpt2Layer {
 };
 
 struct Gpt2Weights {
-  Gpt2Config config;
+  Config config;
   Tensor wte;  // [vocabulary, width]
   Tensor wpe;  // [context, width]
   std::vector<Gpt2Layer> layers;
@@ -149,11 +163,91 @@ struct Gpt2Weights {
 // more layers than its configuration says, and one that is said to have a tied head and has another one.
 [[nodiscard]] Result<Gpt2Weights> OpenGpt2(const std::filesystem::path& model_dir);
 // The same of a directory's parts, for tests and other sources.
-[[nodiscard]] Result<Gpt2Weights> AssembleGpt2(const Gpt2Config& config, TensorSet tensors, std::string_view name);
+[[nodiscard]] Result<Gpt2Weights> AssembleGpt2(const Config& config, TensorSet tensors, std::string_view name);
 
 // What a compressed cache or a saved session was made for: SHA-256 over the configuration and every tensor (shape, type
 // and bytes), independent of file layout and name prefixes. Reads everything once.
 [[nodiscard]] std::array<std::uint8_t, 32> Fingerprint(const Gpt2Weights& weights);
+
+// A tensor of a file of either kind, as it lies there.
+struct StoredTensor {
+  std::string name;
+  gguf::Type type = gguf::Type::kF32;
+  std::vector<std::uint64_t> shape;
+  std::span<const std::uint8_t> bytes;  // whole rows
+};
+
+// The Llama family: RMSNorm, rotary positions, grouped queries, SwiGLU, no biases. Matrices are stored [out, in].
+struct LlamaLayer {
+  StoredTensor attention_norm;  // [width], F32, F16 or BF16, as are all norms
+  StoredTensor queries;         // [width, width]
+  StoredTensor keys, values;    // [key_width, width]
+  StoredTensor projection;      // [width, width]
+  StoredTensor inner_norm;      // [width]
+  StoredTensor gate, up;        // [inner_width, width]
+  StoredTensor down;            // [width, inner_width]
+};
+
+struct LlamaWeights {
+  Config config;
+  // How rows of queries and keys lie in a head: true, as in GGUF, the two of a pair side by side; false, as from Hugging
+  // Face, first the first ones of all pairs, then the second ones.
+  bool pairs_are_neighbours = false;
+  StoredTensor embedding;  // [vocabulary, width]
+  std::vector<LlamaLayer> layers;
+  StoredTensor norm;  // [width]
+  StoredTensor head;  // [vocabulary, width]; the embedding itself when tied
+  std::vector<std::string> ignored;
+  // Keep the tensors mapped.
+  std::vector<std::shared_ptr<const files::MappedFile>> files;
+  std::optional<gguf::File> gguf;
+
+  // As for Gpt2Weights.
+  template <typename Visit>
+  void ForEach(Visit visit) const;
+};
+
+// config.json of a Llama. kUnimplemented, by name, for other architectures and variants (biases, another activation,
+// heads of another width than width / heads, ways of stretching the context other than Llama 3's and the linear one).
+[[nodiscard]] Result<Config> ParseLlamaConfig(std::span<const std::uint8_t> json, std::string_view name);
+// A directory from Hugging Face, as OpenGpt2. Tensors that would change what is computed are refused by name.
+[[nodiscard]] Result<LlamaWeights> OpenLlama(const std::filesystem::path& model_dir);
+[[nodiscard]] Result<LlamaWeights> AssembleLlama(const Config& config, TensorSet tensors, std::string_view name);
+// A GGUF file of the architecture "llama"; others are refused by name. A file from File::Parse must outlive the result.
+[[nodiscard]] Result<LlamaWeights> LlamaFromGguf(const gguf::File& file);
+
+// Of either architecture.
+class Weights {
+ public:
+  Weights() = default;
+  Weights(Gpt2Weights weights) : weights_(std::move(weights)) {}   // NOLINT: a Gpt2Weights is one kind of weights
+  Weights(LlamaWeights weights) : weights_(std::move(weights)) {}  // NOLINT
+
+  [[nodiscard]] const Config& config() const {
+    return std::visit([](const auto& weights) -> const Config& { return weights.config; }, weights_);
+  }
+  // nullptr for the other one.
+  [[nodiscard]] const Gpt2Weights* gpt2() const { return std::get_if<Gpt2Weights>(&weights_); }
+  [[nodiscard]] const LlamaWeights* llama() const { return std::get_if<LlamaWeights>(&weights_); }
+
+ private:
+  std::variant<Gpt2Weights, LlamaWeights> weights_;
+};
+
+// A model directory of either architecture, as its config.json says.
+[[nodiscard]] Result<Weights> Open(const std::filesystem::path& model_dir);
+
+// As of a Gpt2Weights.
+[[nodiscard]] std::array<std::uint8_t, 32> Fingerprint(const LlamaWeights& weights);
+[[nodiscard]] std::array<std::uint8_t, 32> Fingerprint(const Weights& weights);
+
+// What is said about tensors: their number, sizes and types.
+struct TensorSummary {
+  std::uint64_t elements = 0;
+  std::uint64_t bytes = 0;
+  std::map<std::string, std::uint64_t> types;  // elements of each, by its name
+};
+[[nodiscard]] TensorSummary Summarise(const Weights& weights);
 
 template <typename Visit>
 void Gpt2Weights::ForEach(Visit visit) const {
@@ -169,6 +263,19 @@ void Gpt2Weights::ForEach(Visit visit) const {
   }
   visit(ln_f_weight);
   visit(ln_f_bias);
+  if (!config.tied_head) visit(head);
+}
+
+template <typename Visit>
+void LlamaWeights::ForEach(Visit visit) const {
+  visit(embedding);
+  for (const LlamaLayer& layer : layers) {
+    for (const StoredTensor* tensor : {&layer.attention_norm, &layer.queries, &layer.keys, &layer.values,
+                                       &layer.projection, &layer.inner_norm, &layer.gate, &layer.up, &layer.down}) {
+      visit(*tensor);
+    }
+  }
+  visit(norm);
   if (!config.tied_head) visit(head);
 }
 

@@ -66,7 +66,7 @@ struct RandomModel {
 
 std::unique_ptr<RandomModel> MakeRandomModel() {
   auto model = std::make_unique<RandomModel>();
-  weights::Gpt2Config config;
+  weights::Config config;
   config.vocabulary = 50257;
   config.context = 1024;
   config.width = 768;

@@ -104,6 +104,7 @@ std::vector<float> MultiplyPlainly(const Matrix& matrix, const std::vector<float
   }
   job.rows = rows;
   job.y = y.data();
+  job.y_stride = matrix.outputs();
   job.store = store;
   job.last = compute::RoundUp(matrix.outputs(), kPanel) / kPanel;
   plain::MultiplyPanels(job);

@@ -25,13 +25,14 @@ Manifest Example() {
 }
 
 // A basis of the tiny model that keeps two principal components.
-kv_cache::Basis TinyBasis(const weights::Gpt2Weights& weights) {
+kv_cache::Basis TinyBasis(const weights::Weights& weights) {
+  const weights::Config& config = weights.config();
   kv_cache::Basis basis;
   basis.method = kv_cache::Method::kReport;
-  basis.geometry = {weights.config.layers, weights.config.heads, weights.config.head_width()};
+  basis.geometry = {config.layers, config.heads, config.head_width()};
   basis.base_fingerprint = weights::Fingerprint(weights);
   basis.calibration = "{}";
-  const std::size_t width = weights.config.width;
+  const std::size_t width = config.width;
   kv_cache::BasisLayer layer;
   layer.rank = 2;
   layer.mean.resize(2 * width);
@@ -39,7 +40,7 @@ kv_cache::Basis TinyBasis(const weights::Gpt2Weights& weights) {
   for (const std::size_t part : {0u, 1u}) {
     for (const std::size_t i : {0u, 1u}) layer.encoder[part * width * 2 + i * 2 + i] = 1;
   }
-  basis.layers.assign(weights.config.layers, layer);
+  basis.layers.assign(config.layers, layer);
   return basis;
 }
 
@@ -134,7 +135,7 @@ TEST_CASE("a compressed model is written whole, opened, and refers to its base w
   const testing::TemporaryFolder folder;
   REQUIRE(testing::WriteTinyModel(folder, "m"));
   const Base base = OpenBase(folder / "m").value();
-  CHECK(base.weights.config.layers == 2);
+  CHECK(base.weights.config().layers == 2);
   CHECK_FALSE(base.chat_template.has_value());
   const kv_cache::Basis basis = TinyBasis(base.weights);
   REQUIRE(Save(folder / "c", ManifestFor(basis), &basis, false).has_value());
@@ -224,7 +225,7 @@ TEST_CASE("a directory that is no model is refused with what is wrong") {
   REQUIRE(testing::WriteTinyModel(folder, "m"));
   CHECK(Open(folder / "none", {}).error().code == Code::kNotFound);
   REQUIRE(folder.Write("file", "x"));
-  CHECK(Open(folder / "file", {}).error().code == Code::kInvalidArgument);
+  CHECK(Open(folder / "file", {}).error().code == Code::kDataLoss);
   Options options;
   options.plain_method = "latent";
   CHECK(Open(folder / "m", options).error().code == Code::kInvalidArgument);

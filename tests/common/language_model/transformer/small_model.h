@@ -16,7 +16,7 @@ inline std::filesystem::path SourceFolder() {
 // Vocabulary 61, context 80, 2 layers of 2 heads of 16.
 inline weights::Gpt2Weights GoldenWeights() {
   const auto json = files::ReadFile(SourceFolder() / "golden_gpt2.json").value();
-  const weights::Gpt2Config config = weights::ParseGpt2Config(json, "golden_gpt2.json").value();
+  const weights::Config config = weights::ParseGpt2Config(json, "golden_gpt2.json").value();
   const auto file = files::MappedFile::Open(SourceFolder() / "golden_gpt2.safetensors").value();
   weights::TensorSet set;
   const std::vector<weights::Tensor> tensors =

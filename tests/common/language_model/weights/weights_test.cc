@@ -347,13 +347,13 @@ TEST_CASE("configurations of every GPT-2 are read") {
     json["activation_function"] = "gelu_new";
     json["bos_token_id"] = json["eos_token_id"] = 50256;
     json["task_specific_params"] = {{"text-generation", {{"do_sample", true}}}};
-    const Gpt2Config config = ParseGpt2Config(AsBytes(json.dump()), "config.json").value();
+    const Config config = ParseGpt2Config(AsBytes(json.dump()), "config.json").value();
     CHECK(config.inner_width == 4 * row.width);
     CHECK(config.end_token == 50256);
     CHECK(config.tied_head);
   }
   // As they were published first: no model_type, n_ctx beside n_positions.
-  const Gpt2Config old =
+  const Config old =
       ParseGpt2Config(
           AsBytes(R"({"vocab_size": 300, "n_ctx": 64, "n_embd": 12, "n_layer": 1, "n_head": 3, "n_inner": 20,
                   "architectures": ["GPT2LMHeadModel"], "eos_token_id": 50256})"),
