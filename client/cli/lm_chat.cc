@@ -28,9 +28,10 @@ void OnSignal(int number) {
 struct Options {
   ModelOptions model;
   SamplingOptions sampling;
-  std::string prompt;
+  std::string form;  // a name, or a Template's prompt
   std::string start;
   std::string stop;
+  std::string system;
   CLI::Option* start_option = nullptr;
 };
 
@@ -76,13 +77,14 @@ class Lines {
 
 class Chat {
  public:
-  Chat(const Options& options, const Globals& globals, const model_directory::Model& model, chat::Template form,
+  Chat(const Options& options, const Globals& globals, const model_directory::Model& model, chat::Form form,
        generation::Options generation)
       : globals_(globals),
         engine_(EngineOf(model)),
         generation_(std::move(generation)),
         pool_(ThreadsOf(options.model)),
-        conversation_(std::move(form), *engine_.tokenizer),
+        conversation_(std::move(form), *engine_.tokenizer, options.system),
+        system_(options.system),
         memory_(engine_),
         is_terminal_(::isatty(STDIN_FILENO) != 0 && ::isatty(STDOUT_FILENO) != 0 && !globals.json) {}
 
@@ -122,9 +124,15 @@ class Chat {
 
  private:
   void DescribeTemplate() const {
-    const chat::Template& form = conversation_.form();
-    std::cerr << "template: " << (form.start.empty() ? "" : "start \"" + Escaped(form.start) + "\", ") << "prompt \""
-              << Escaped(form.prompt) << "\", stop \"" << Escaped(form.stop) << "\"\n";
+    if (const auto* form = std::get_if<chat::Template>(&conversation_.form())) {
+      std::cerr << "template: " << (form->start.empty() ? "" : "start \"" + Escaped(form->start) + "\", ")
+                << "prompt \"" << Escaped(form->prompt) << "\", stop \"" << Escaped(form->stop) << "\"\n";
+      return;
+    }
+    const chat_template::Style& style = std::get<chat_template::ChatTemplate>(conversation_.form()).style();
+    const std::string& system = system_.empty() ? style.default_system : system_;
+    std::cerr << "template: " << chat_template::FormatName(style.format)
+              << (system.empty() ? "" : ", system \"" + Escaped(system) + "\"") << "\n";
   }
 
   // False ends the conversation.
@@ -170,7 +178,8 @@ class Chat {
     }
     generation::Options own = generation_;
     own.max_tokens = static_cast<std::uint32_t>(room);
-    own.stops.push_back(conversation_.form().stop);
+    for (const std::string& stop : conversation_.stops()) own.stops.push_back(stop);
+    own.end_tokens = conversation_.end_tokens();
     // Another one each time, or the same question would always have the same answer.
     own.sampling.seed += replies_++;
     const std::size_t prompt_tokens = prompt->tokens.size();
@@ -243,24 +252,45 @@ class Chat {
   compute::ThreadPool pool_;
   transformer::Workspace workspace_;
   chat::Conversation conversation_;
+  std::string system_;
   generation::Memory memory_;
   std::uint64_t replies_ = 0;
   bool is_terminal_;
 };
 
-Result<chat::Template> TemplateOf(const Options& options, const model_directory::Model& model) {
-  chat::Template form = model.base.chat_template.value_or(chat::PlainTemplate(*model.base.tokenizer));
-  if (!options.prompt.empty()) form.prompt = Unescaped(options.prompt);
-  if (options.start_option->count() > 0) form.start = Unescaped(options.start);
-  if (!options.stop.empty()) form.stop = Unescaped(options.stop);
-  HOLO_RETURN_IF_ERROR(chat::Check(form));
+Result<chat::Form> FormOf(const Options& options, const model_directory::Model& model) {
+  const bool is_pattern = options.form.find("{user}") != std::string::npos;
+  if (!is_pattern && !options.form.empty() && options.form != "plain" && !chat_template::ParseFormat(options.form)) {
+    return Fail(Code::kInvalidArgument, "--template: expected chatml, llama2, llama3, plain or an exchange with {user} "
+                                        "exactly once, found \"" + tokenizer::ToValidUtf8(options.form.substr(0, 100)) +
+                                            "\"");
+  }
+  auto form = model_directory::ChatForm(model.base, is_pattern ? "plain" : options.form);
+  if (!form) return tl::unexpected(WithContext(std::move(form).error(), "--template"));
+  auto* own = std::get_if<chat::Template>(&*form);
+  if (own == nullptr) {
+    if (options.start_option->count() == 0) return form;
+    return Fail(Code::kInvalidArgument, "--start: expected a --template with {user}, found the model's own format, which "
+                                        "begins as it does");
+  }
+  if (!options.system.empty()) {
+    return Fail(Code::kInvalidArgument, "--system: expected a model that was trained to converse, or --template chatml, "
+                                        "llama2 or llama3, found a template without a place for it");
+  }
+  if (is_pattern && model.base.chat_template) *own = *model.base.chat_template;
+  if (is_pattern) own->prompt = Unescaped(options.form);
+  if (options.start_option->count() > 0) own->start = Unescaped(options.start);
+  if (!options.stop.empty()) own->stop = Unescaped(options.stop);
+  HOLO_RETURN_IF_ERROR(chat::Check(*own));
   return form;
 }
 
 Result<void> RunChat(const Options& options, const Globals& globals) {
   HOLO_ASSIGN_OR_RETURN(const model_directory::Model model, OpenModel(options.model, globals));
-  HOLO_ASSIGN_OR_RETURN(chat::Template form, TemplateOf(options, model));
+  HOLO_ASSIGN_OR_RETURN(chat::Form form, FormOf(options, model));
   HOLO_ASSIGN_OR_RETURN(generation::Options generation, Resolve(options.sampling, *model.base.tokenizer));
+  const bool is_own = std::holds_alternative<chat_template::ChatTemplate>(form);
+  if (is_own && !options.stop.empty()) generation.stops.push_back(Unescaped(options.stop));
   if (Interrupted()) return Fail(Code::kCancelled, "chat: cancelled");
   struct sigaction handler {};
   handler.sa_handler = OnSignal;
@@ -278,15 +308,18 @@ void AddChat(CLI::App& app, const Globals& globals, Action& action) {
   CLI::App* command = app.add_subcommand("chat", "Talk with a model");
   auto options = std::make_shared<Options>();
   AddModelOptions(*command, options->model, Which::kAny);
-  command->add_option("--template", options->prompt,
-                      "How an exchange is written down, {user} for what you say (default: the model's own, in "
-                      "holo.json, or \"User: {user}\\nAssistant:\")");
+  command->add_option("--template", options->form,
+                      "How a conversation is written down: chatml, llama2, llama3, plain (\"User: {user}\\nAssistant:\"), "
+                      "or an exchange with {user} for what you say (default: the model's own; plain for a GPT-2 that has "
+                      "none)");
+  command->add_option("--system", options->system, "What the system says before a conversation in the model's own format");
   options->start_option = command->add_option("--start", options->start, "What stands before the first exchange");
   command->add_option("--stop", options->stop, "What ends a reply and stands behind it");
   AddSamplingOptions(*command, options->sampling, 200);
   command->footer(
-      "GPT-2 only goes on with a text: a conversation is a text that looks like one, by a template that is printed at the\n"
-      "beginning. Without a terminal, each line of standard input is a message; with --json each reply is one line.\n"
+      "A model that was trained to converse is asked in its own format. GPT-2 only goes on with a text: a conversation is\n"
+      "a text that looks like one. The template is printed at the beginning. Without a terminal, each line of standard\n"
+      "input is a message; with --json each reply is one line.\n"
       "Examples:\n"
       "  holo lm chat\n"
       "  holo lm chat ~/gpt2 --template \"Q: {user}\\nA:\" --stop \"\\nQ:\"\n"

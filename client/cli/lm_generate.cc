@@ -186,7 +186,9 @@ Result<void> Generate(const Options& options, const Globals& globals) {
   HOLO_ASSIGN_OR_RETURN(const model_directory::Model model, OpenModel(options.model, globals));
   const tokenizer::Tokenizer& tokenizer = *model.base.tokenizer;
   HOLO_ASSIGN_OR_RETURN(const generation::Options generation, Resolve(options.sampling, tokenizer));
-  const std::vector<std::uint32_t> prompt = tokenizer.Encode(prompt_text);
+  std::vector<std::uint32_t> prompt;
+  if (tokenizer.wants_begin_token() && tokenizer.begin_token()) prompt.push_back(*tokenizer.begin_token());
+  tokenizer.Encode(prompt_text, prompt);
   if (options.echo && !globals.json && options.count == 1) std::cout << prompt_text << std::flush;
   Run run(options, globals, model, generation);
   HOLO_RETURN_IF_ERROR(run.Generate(prompt));

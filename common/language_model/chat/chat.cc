@@ -1,7 +1,7 @@
 #include "common/language_model/chat/chat.h"
 
 #include <algorithm>
-#include <numeric>
+#include <utility>
 
 #include "common/json/json.h"
 
@@ -98,56 +98,99 @@ Result<Template> ParseTemplate(std::span<const std::uint8_t> json, std::string_v
   return value;
 }
 
-Conversation::Conversation(Template value, const tokenizer::Tokenizer& tokenizer)
-    : template_(std::move(value)), tokenizer_(&tokenizer) {
-  EncodeWithSpecials(tokenizer, template_.start, start_);
-}
+namespace {
 
-std::vector<tokenizer::TokenId> Conversation::Encode(std::string_view message, std::string_view reply) const {
-  const std::size_t at = template_.prompt.find(kUser);
-  const std::string_view before = std::string_view(template_.prompt).substr(0, at);
-  const std::string_view after = std::string_view(template_.prompt).substr(at + kUser.size());
+// One exchange; of an empty reply, what the model is to go on with.
+std::vector<tokenizer::TokenId> EncodeExchange(const Template& form, const tokenizer::Tokenizer& tokenizer,
+                                               std::string_view message, std::string_view reply) {
+  const std::size_t at = form.prompt.find(kUser);
+  const std::string_view before = std::string_view(form.prompt).substr(0, at);
+  const std::string_view after = std::string_view(form.prompt).substr(at + kUser.size());
   // Words go over the borders of the template's parts, as in one text; special tokens come from the template only.
   std::vector<tokenizer::TokenId> tokens;
-  const std::string_view head = AfterLastSpecial(*tokenizer_, before);
-  EncodeWithSpecials(*tokenizer_, before.substr(0, before.size() - head.size()), tokens);
-  const std::string_view tail = BeforeFirstSpecial(*tokenizer_, after);
+  const std::string_view head = AfterLastSpecial(tokenizer, before);
+  EncodeWithSpecials(tokenizer, before.substr(0, before.size() - head.size()), tokens);
+  const std::string_view tail = BeforeFirstSpecial(tokenizer, after);
   std::string text = std::string(head) + std::string(message) + std::string(tail);
   if (tail.size() < after.size()) {
-    tokenizer_->Encode(text, tokens);
-    text = AfterLastSpecial(*tokenizer_, after);
-    EncodeWithSpecials(*tokenizer_, after.substr(tail.size(), after.size() - tail.size() - text.size()), tokens);
+    tokenizer.Encode(text, tokens);
+    text = AfterLastSpecial(tokenizer, after);
+    EncodeWithSpecials(tokenizer, after.substr(tail.size(), after.size() - tail.size() - text.size()), tokens);
   }
-  tokenizer_->Encode(text + std::string(reply), tokens);
+  tokenizer.Encode(text + std::string(reply), tokens);
+  return tokens;
+}
+
+}  // namespace
+
+Conversation::Conversation(Form form, const tokenizer::Tokenizer& tokenizer, std::string system)
+    : form_(std::move(form)), tokenizer_(&tokenizer), system_(std::move(system)) {
+  if (const auto* own = std::get_if<Template>(&form_)) EncodeWithSpecials(tokenizer, own->start, start_);
+}
+
+std::vector<std::string> Conversation::stops() const {
+  if (const auto* own = std::get_if<Template>(&form_)) return {own->stop};
+  return {};
+}
+
+std::vector<tokenizer::TokenId> Conversation::end_tokens() const {
+  const auto* own = std::get_if<chat_template::ChatTemplate>(&form_);
+  if (own == nullptr) return {};
+  return {own->stop_tokens().begin(), own->stop_tokens().end()};
+}
+
+Result<std::vector<tokenizer::TokenId>> Conversation::Write(std::size_t first, std::string_view message) const {
+  if (const auto* own = std::get_if<chat_template::ChatTemplate>(&form_)) {
+    using chat_template::Role;
+    std::vector<chat_template::Message> messages;
+    if (!system_.empty()) messages.push_back({Role::kSystem, system_});
+    for (std::size_t i = first; i < exchanges_.size(); ++i) {
+      messages.push_back({Role::kUser, exchanges_[i].message});
+      messages.push_back({Role::kAssistant, exchanges_[i].reply});
+    }
+    messages.push_back({Role::kUser, std::string(message)});
+    return own->Render(messages, /*asks_for_reply=*/true);
+  }
+  std::vector<tokenizer::TokenId> tokens = start_;
+  for (std::size_t i = first; i < exchanges_.size(); ++i) {
+    tokens.insert(tokens.end(), exchanges_[i].tokens.begin(), exchanges_[i].tokens.end());
+  }
+  const auto last = EncodeExchange(std::get<Template>(form_), *tokenizer_, message, "");
+  tokens.insert(tokens.end(), last.begin(), last.end());
   return tokens;
 }
 
 Result<Conversation::Prompt> Conversation::Ask(std::string_view message, std::size_t context,
                                                std::size_t reply_tokens) {
-  const std::vector<tokenizer::TokenId> own = Encode(message, "");
-  const std::size_t least = start_.size() + own.size() + reply_tokens;
-  if (least > context) {
+  HOLO_ASSIGN_OR_RETURN(std::vector<tokenizer::TokenId> tokens, Write(exchanges_.size(), message));
+  if (tokens.size() + reply_tokens > context) {
+    HOLO_ASSIGN_OR_RETURN(const std::vector<tokenizer::TokenId> empty, Write(exchanges_.size(), ""));
+    const std::size_t around = std::min(tokens.size(), empty.size());
     return Fail(Code::kOutOfRange, "message: expected at most " +
-                                       std::to_string(context - std::min(context, start_.size() + reply_tokens)) +
+                                       std::to_string(context - std::min(context, around + reply_tokens)) +
                                        " tokens, so that a reply of " + std::to_string(reply_tokens) +
                                        " fits into the context of " + std::to_string(context) + ", found " +
-                                       std::to_string(own.size()));
+                                       std::to_string(tokens.size() - around));
   }
-  std::size_t total = std::accumulate(exchanges_.begin(), exchanges_.end(), least,
-                                      [](std::size_t sum, const auto& exchange) { return sum + exchange.size(); });
   Prompt prompt;
-  while (total > context) total -= exchanges_[prompt.dropped++].size();
+  for (; prompt.dropped < exchanges_.size(); ++prompt.dropped) {
+    HOLO_ASSIGN_OR_RETURN(std::vector<tokenizer::TokenId> all, Write(prompt.dropped, message));
+    if (all.size() + reply_tokens > context) continue;
+    tokens = std::move(all);
+    break;
+  }
   exchanges_.erase(exchanges_.begin(), exchanges_.begin() + static_cast<std::ptrdiff_t>(prompt.dropped));
-  prompt.tokens = start_;
-  for (const auto& exchange : exchanges_) prompt.tokens.insert(prompt.tokens.end(), exchange.begin(), exchange.end());
-  prompt.tokens.insert(prompt.tokens.end(), own.begin(), own.end());
+  prompt.tokens = std::move(tokens);
   asked_ = message;
   return prompt;
 }
 
 void Conversation::Answer(std::string_view reply) {
-  std::vector<tokenizer::TokenId> exchange = Encode(asked_, reply);
-  EncodeWithSpecials(*tokenizer_, template_.stop, exchange);
+  Exchange exchange{asked_, std::string(reply), {}};
+  if (const auto* own = std::get_if<Template>(&form_)) {
+    exchange.tokens = EncodeExchange(*own, *tokenizer_, asked_, reply);
+    EncodeWithSpecials(*tokenizer_, own->stop, exchange.tokens);
+  }
   exchanges_.push_back(std::move(exchange));
 }
 

@@ -1,16 +1,19 @@
-// Conversation with a model that only goes on with a text: how turns are written down, and what of them still fits.
+// Conversation with a model: how turns are written down, and what of them still fits.
 //
-// A Template is explicit and comes from the model's directory (holo.json) or from the user; nothing is added to a
-// prompt that is not in it. A Conversation keeps the exchanges as tokens and forgets the oldest when the context is
-// full. Everything is a value, for one thread at a time.
+// A model that was trained to converse has its own way (chat_template). For one that only goes on with a text, a Template
+// is explicit and comes from the model's directory (holo.json) or from the user; nothing is added to a prompt that is not
+// in it. A Conversation keeps the exchanges and forgets the oldest when the context is full. Everything is a value, for
+// one thread at a time.
 #pragma once
 
 #include <cstdint>
 #include <span>
 #include <string>
 #include <string_view>
+#include <variant>
 #include <vector>
 
+#include "common/language_model/chat_template/chat_template.h"
 #include "common/language_model/tokenizer/tokenizer.h"
 #include "common/status/status.h"
 
@@ -39,10 +42,13 @@ struct Template {
 // what is not JSON, otherwise kInvalidArgument, with the key, what was expected and what was found.
 [[nodiscard]] Result<Template> ParseTemplate(std::span<const std::uint8_t> json, std::string_view name);
 
+using Form = std::variant<Template, chat_template::ChatTemplate>;
+
 class Conversation {
  public:
-  // The tokenizer must outlive the conversation. The template has passed Check().
-  Conversation(Template value, const tokenizer::Tokenizer& tokenizer);
+  // The tokenizer must outlive the conversation. A Template has passed Check(). `system` is what the system says; empty:
+  // what the form has by itself. A Template has no place for it, and leaves it out.
+  Conversation(Form form, const tokenizer::Tokenizer& tokenizer, std::string system = "");
 
   struct Prompt {
     std::vector<tokenizer::TokenId> tokens;
@@ -56,16 +62,25 @@ class Conversation {
   void Answer(std::string_view reply);
   void Forget();
 
-  [[nodiscard]] const Template& form() const { return template_; }
+  [[nodiscard]] const Form& form() const { return form_; }
+  // What ends a reply: one of these strings, or tokens, for generation::Options.
+  [[nodiscard]] std::vector<std::string> stops() const;
+  [[nodiscard]] std::vector<tokenizer::TokenId> end_tokens() const;
   [[nodiscard]] std::size_t exchanges() const { return exchanges_.size(); }
 
  private:
-  [[nodiscard]] std::vector<tokenizer::TokenId> Encode(std::string_view message, std::string_view reply) const;
+  struct Exchange {
+    std::string message, reply;
+    std::vector<tokenizer::TokenId> tokens;  // of a Template
+  };
+  // The exchanges from `first` on, and a message that wants a reply.
+  [[nodiscard]] Result<std::vector<tokenizer::TokenId>> Write(std::size_t first, std::string_view message) const;
 
-  Template template_;
+  Form form_;
   const tokenizer::Tokenizer* tokenizer_;
-  std::vector<tokenizer::TokenId> start_;
-  std::vector<std::vector<tokenizer::TokenId>> exchanges_;
+  std::string system_;
+  std::vector<tokenizer::TokenId> start_;  // of a Template
+  std::vector<Exchange> exchanges_;
   std::string asked_;
 };
 

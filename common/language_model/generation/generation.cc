@@ -49,7 +49,10 @@ Result<Session> Session::Create(const Engine& engine, std::vector<std::uint32_t>
   session.prompt_tokens_ = prompt.size();
   session.context_ = config.context;
   session.max_tokens_ = options.max_tokens == 0 ? config.context : options.max_tokens;
-  if (!options.ignores_end_token) session.end_token_ = config.end_token;
+  session.end_tokens_ = options.end_tokens;
+  if (!options.ignores_end_token) {
+    session.end_tokens_.insert(session.end_tokens_.end(), config.end_tokens.begin(), config.end_tokens.end());
+  }
   for (const std::uint32_t token : prompt) {
     if (token < vocabulary) session.sampler_.Observe({&token, 1});
   }
@@ -68,7 +71,7 @@ Piece Session::Accept(std::span<const float> logits) {
   ++chosen_tokens_;
   waiting_.assign(1, token);
   next_ = 0;
-  if (end_token_ == token) {
+  if (std::find(end_tokens_.begin(), end_tokens_.end(), token) != end_tokens_.end()) {
     finish_ = Finish::kEndToken;
   } else {
     // A number that is no token, in a vocabulary with gaps, has no text.

@@ -52,16 +52,17 @@ struct Memory {
 
 struct Options {
   sampling::Options sampling;
-  std::vector<std::string> stops;    // strings that end the text and are not part of it
-  std::uint32_t max_tokens = 0;      // 0: as many as fit
-  bool ignores_end_token = false;    // true: the model's end token is a token like any other
+  std::vector<std::string> stops;         // strings that end the text and are not part of it
+  std::vector<std::uint32_t> end_tokens;  // likewise, besides the model's own (weights::Config::end_tokens)
+  std::uint32_t max_tokens = 0;           // 0: as many as fit
+  bool ignores_end_token = false;         // true: the model's own are tokens like any other
 };
 
 // Why a text ended.
 enum class Finish : std::uint8_t {
   kNone,       // it has not
   kStop,       // a stop string
-  kEndToken,   // the model's own
+  kEndToken,   // the model's own, or one of Options::end_tokens
   kMaxTokens,  // Options::max_tokens
   kContext,    // the model's context is full
 };
@@ -115,7 +116,7 @@ class Session {
   Memory memory_;
   std::vector<std::uint32_t> waiting_;  // from next_ on, not in the memory yet
   std::size_t next_ = 0;
-  std::optional<std::uint32_t> end_token_;
+  std::vector<std::uint32_t> end_tokens_;
   std::size_t max_tokens_ = 0;
   std::size_t context_ = 0;
   std::size_t prompt_tokens_ = 0;

@@ -64,7 +64,8 @@ Result<chat_template::Style> StyleOfDirectory(const fs::path& path) {
     }
   }
   return Fail(Code::kNotFound, path.string() + ": chat template: expected chat_template.jinja, or \"chat_template\" in "
-                                               "tokenizer_config.json, found neither");
+                                               "tokenizer_config.json, found neither; choose one of chatml, "
+                                               "llama2 and llama3");
 }
 
 Result<Base> OpenGguf(const fs::path& path) {
@@ -103,6 +104,28 @@ Result<Base> OpenBase(const fs::path& path) {
     HOLO_ASSIGN_OR_RETURN(base.chat_template, chat::ParseTemplate(json, chat_path.string()));
   }
   return base;
+}
+
+Result<chat::Form> ChatForm(const Base& base, std::string_view choice) {
+  const auto create = [&](chat_template::Style style) -> Result<chat::Form> {
+    auto form = chat_template::ChatTemplate::Create(std::move(style), *base.tokenizer);
+    if (!form) return tl::unexpected(At(std::move(form).error(), base.path));
+    return chat::Form(std::move(*form));
+  };
+  if (choice == "plain") return chat::Form(chat::PlainTemplate(*base.tokenizer));
+  if (!choice.empty()) {
+    HOLO_ASSIGN_OR_RETURN(const chat_template::Format format, chat_template::ParseFormat(choice));
+    if (base.chat_style && base.chat_style->format == format) return create(*base.chat_style);
+    chat_template::Style style;
+    style.format = format;
+    return create(std::move(style));
+  }
+  if (base.chat_template) return chat::Form(*base.chat_template);
+  if (base.chat_style) return create(*base.chat_style);
+  const Error& error = base.chat_style.error();
+  if (error.code != Code::kNotFound) return tl::unexpected(error);
+  if (base.weights.gpt2() != nullptr) return chat::Form(chat::PlainTemplate(*base.tokenizer));
+  return Fail(Code::kFailedPrecondition, error.message + ", or plain");
 }
 
 Result<Manifest> OpenManifest(const fs::path& path) {

@@ -83,6 +83,12 @@ struct Base {
 // has, and of a GGUF file for one of fewer.
 [[nodiscard]] Result<Base> OpenBase(const std::filesystem::path& path);
 
+// How a conversation with it is written down. `choice` is "chatml", "llama2", "llama3" or "plain" (chat::PlainTemplate),
+// or empty: holo.json, or how the model was trained to converse; a GPT-2 that has neither gets the plain one, a Llama has
+// to be chosen for (kFailedPrecondition; kUnimplemented for a template that is none of the three). The base must outlive
+// the form.
+[[nodiscard]] Result<chat::Form> ChatForm(const Base& base, std::string_view choice);
+
 struct Options {
   std::optional<compute::WeightType> weight_type;  // nothing: as transformer::Model::Create chooses
   std::filesystem::path base;                      // instead of the manifest's base_path

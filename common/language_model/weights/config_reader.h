@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "common/status/status.h"
 
@@ -67,6 +68,24 @@ class ConfigReader {
       return std::nullopt;
     }
     return value->get<std::uint32_t>();
+  }
+
+  // One number or a list of them; those beyond the vocabulary are left out.
+  [[nodiscard]] std::vector<std::uint32_t> Tokens(const char* key, std::uint32_t vocabulary) const {
+    constexpr std::size_t kMost = 64;
+    std::vector<std::uint32_t> tokens;
+    const nlohmann::json* value = Find(key);
+    if (value == nullptr) return tokens;
+    const auto add = [&](const nlohmann::json& number) {
+      if (!number.is_number_unsigned() || number.get<std::uint64_t>() >= vocabulary || tokens.size() == kMost) return;
+      tokens.push_back(number.get<std::uint32_t>());
+    };
+    if (!value->is_array()) {
+      add(*value);
+    } else {
+      for (const nlohmann::json& number : *value) add(number);
+    }
+    return tokens;
   }
 
   [[nodiscard]] tl::unexpected<Error> Problem(Code code, const char* key, const std::string& expected) const {

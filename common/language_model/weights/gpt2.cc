@@ -117,7 +117,7 @@ Result<Config> ParseGpt2Config(std::span<const std::uint8_t> text, std::string_v
   HOLO_RETURN_IF_ERROR(reader.ExpectFlag("add_cross_attention", false));
   HOLO_ASSIGN_OR_RETURN(config.tied_head, reader.Flag("tie_word_embeddings", true));
   config.begin_token = reader.Token("bos_token_id", config.vocabulary);
-  config.end_token = reader.Token("eos_token_id", config.vocabulary);
+  config.end_tokens = reader.Tokens("eos_token_id", config.vocabulary);
   return config;
 }
 

@@ -238,7 +238,7 @@ Result<Config> ParseLlamaConfig(std::span<const std::uint8_t> text, std::string_
   config.frequencies = Frequencies(config.head_width(), base);
   if (parameters != nullptr) HOLO_RETURN_IF_ERROR(Scale(*parameters, name, config.frequencies));
   config.begin_token = reader.Token("bos_token_id", config.vocabulary);
-  config.end_token = reader.Token("eos_token_id", config.vocabulary);
+  config.end_tokens = reader.Tokens("eos_token_id", config.vocabulary);
   return config;
 }
 
@@ -376,7 +376,13 @@ Result<LlamaWeights> LlamaFromGguf(const gguf::File& file) {
     return static_cast<std::uint32_t>(*number_of);
   };
   config.begin_token = token("tokenizer.ggml.bos_token_id");
-  config.end_token = token("tokenizer.ggml.eos_token_id");
+  // The end of a text, and of a turn.
+  for (const char* key : {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"}) {
+    const auto found = token(key);
+    if (found && std::find(config.end_tokens.begin(), config.end_tokens.end(), *found) == config.end_tokens.end()) {
+      config.end_tokens.push_back(*found);
+    }
+  }
   HOLO_ASSIGN_OR_RETURN(LlamaWeights weights, Assemble(config, taker, kGguf, name));
   weights.pairs_are_neighbours = true;
   weights.gguf = file;

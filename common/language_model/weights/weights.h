@@ -121,7 +121,7 @@ struct Config {
   std::vector<double> frequencies;
   // Nothing where the file names none, or one beyond the vocabulary: GPT-2's default is 50256 at any size.
   std::optional<std::uint32_t> begin_token;
-  std::optional<std::uint32_t> end_token;
+  std::vector<std::uint32_t> end_tokens;  // each ends a text
 
   [[nodiscard]] std::uint32_t head_width() const { return width / heads; }
   [[nodiscard]] std::uint32_t keys() const { return key_heads == 0 ? heads : key_heads; }

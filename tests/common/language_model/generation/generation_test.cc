@@ -148,6 +148,12 @@ TEST_CASE("a text ends where it is told to") {
   CHECK(ended.text.empty());
   CHECK(ended.tokens == std::vector<std::uint32_t>{testing::kTinyEnd});
 
+  options.ignores_end_token = true;
+  options.end_tokens = {5, testing::kTinyEnd};
+  CHECK(RunOne(tiny.engine, prompt, options).finish == Finish::kEndToken);
+  options.end_tokens = {5};
+  CHECK(RunOne(tiny.engine, prompt, options).finish == Finish::kMaxTokens);
+
   // "abababab": the stop string may come in the middle of what was held back.
   options = WithSeed(1, 30);
   options.sampling.logit_bias = {{'a', 100.0f}};

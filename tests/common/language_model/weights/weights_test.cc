@@ -349,7 +349,7 @@ TEST_CASE("configurations of every GPT-2 are read") {
     json["task_specific_params"] = {{"text-generation", {{"do_sample", true}}}};
     const Config config = ParseGpt2Config(AsBytes(json.dump()), "config.json").value();
     CHECK(config.inner_width == 4 * row.width);
-    CHECK(config.end_token == 50256);
+    CHECK(config.end_tokens == std::vector<std::uint32_t>{50256});
     CHECK(config.tied_head);
   }
   // As they were published first: no model_type, n_ctx beside n_positions.
@@ -361,7 +361,7 @@ TEST_CASE("configurations of every GPT-2 are read") {
           .value();
   CHECK(old.context == 64);
   CHECK(old.inner_width == 20);
-  CHECK_FALSE(old.end_token.has_value());
+  CHECK(old.end_tokens.empty());
 }
 
 TEST_CASE("configurations of something else are refused by name") {
