@@ -17,11 +17,13 @@ void AddLm(CLI::App& app, const Globals& globals, Action& action) {
   CLI::App* command = app.add_subcommand("lm", "Language models that remember in a compressed basis");
   command->require_subcommand(1);
   command->footer(
-      "A MODEL is a Hugging Face GPT-2 directory (config.json, model.safetensors, tokenizer.json or vocab.json and\n"
-      "merges.txt), or what holo lm build made of one. Every option may also stand in the environment: --top-k as\n"
-      "HOLO_LM_TOP_K, and the model as HOLO_LM_MODEL.\n"
+      "A MODEL is a Hugging Face directory of a GPT-2 or a Llama (config.json, model.safetensors, tokenizer.json or\n"
+      "vocab.json and merges.txt), a GGUF file of a Llama, what holo lm build made of one, or the name of one that\n"
+      "holo lm pull fetched. Every option may also stand in the environment: --top-k as HOLO_LM_TOP_K, and the model as\n"
+      "HOLO_LM_MODEL.\n"
       "Examples:\n"
       "  holo lm chat                                        with the small model that ships\n"
+      "  holo lm pull smollm2 && holo lm chat smollm2        with one that was trained to converse\n"
       "  holo lm chat ~/gpt2                                 with any GPT-2 that you have\n"
       "  holo lm build ~/gpt2 --k 150 --output ./my_model    an eighth or so of the memory for each token\n"
       "  holo lm benchmark ./my_model --plot curve.png");
@@ -31,6 +33,7 @@ void AddLm(CLI::App& app, const Globals& globals, Action& action) {
   lm::AddBenchmark(*command, globals, action);
   lm::AddEval(*command, globals, action);
   lm::AddInfo(*command, globals, action);
+  lm::AddPull(*command, globals, action);
 }
 
 namespace lm {
@@ -69,8 +72,8 @@ Busy::~Busy() {
 void AddModelOptions(CLI::App& command, ModelOptions& options, Which which) {
   const bool any = which == Which::kAny;
   command.add_option("model", options.path,
-                     any ? "A GPT-2 directory or a compressed model (default: the model that ships)"
-                         : "A GPT-2 directory (default: the model that ships)");
+                     any ? "A model directory, a GGUF file, a compressed model or a name (default: the model that ships)"
+                         : "A model directory, a GGUF file or a name (default: the model that ships)");
   command.add_option("--weights", options.weights, "fp32, bf16, int8, or auto: as they are in the files")
       ->check(CLI::IsMember({"auto", "fp32", "bf16", "int8"}))
       ->capture_default_str();
@@ -80,7 +83,7 @@ void AddModelOptions(CLI::App& command, ModelOptions& options, Which which) {
   command.add_option("--base", options.base, "Where a compressed model's base model is now");
   command
       .add_option("--cache", options.cache,
-                  "How a GPT-2 directory's keys and values are remembered: fp32, fp16, int8 or int4")
+                  "How keys and values are remembered where the model is no compressed one: fp32, fp16, int8 or int4")
       ->check(CLI::IsMember({"fp32", "fp16", "int8", "int4"}))
       ->capture_default_str();
 }
@@ -90,7 +93,7 @@ unsigned ThreadsOf(const ModelOptions& options) {
 }
 
 Result<std::filesystem::path> PathOf(const ModelOptions& options) {
-  if (!options.path.empty()) return std::filesystem::path(options.path);
+  if (!options.path.empty()) return model_directory::Locate(options.path);
   std::error_code error;
   const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe", error);
   if (error) return tl::unexpected(files::FromErrno(error.value(), "read", "/proc/self/exe"));

