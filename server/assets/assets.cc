@@ -460,6 +460,12 @@ Store::~Store() {
 Result<std::unique_ptr<Store>> Store::Open(Options options) {
   auto state = std::make_unique<State>();
   std::error_code error;
+  if (options.folder.empty()) {
+    state->options = std::move(options);
+    state->open_queue = std::make_unique<WorkQueue>(kOpenThreads);
+    state->compress_queue = std::make_unique<WorkQueue>(1);
+    return std::unique_ptr<Store>(new Store(std::move(state)));
+  }
   state->folder = fs::canonical(options.folder, error);
   if (error) return tl::unexpected<Error>(files::FromErrno(error.value(), "open", options.folder));
   if (!fs::is_directory(state->folder, error)) {
@@ -527,6 +533,7 @@ void Store::ReportDamage(std::string_view name, const Error& error) {
 }
 
 void Store::Rescan() {
+  if (state_->folder.empty()) return;
   state_->Rescan();
 }
 

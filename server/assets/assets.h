@@ -29,7 +29,7 @@
 namespace holo::assets {
 
 struct Options {
-  std::filesystem::path folder;
+  std::filesystem::path folder;  // empty: a store that is empty and stays so
   // Where compressed pictures are kept, one file each; those of pictures that are gone are removed. Empty: the folder
   // ".holo" inside `folder`. Where nothing can be written there, they are kept in memory instead.
   std::filesystem::path cache_folder;

@@ -4,6 +4,7 @@
 #include <prometheus/text_serializer.h>
 
 #include <fstream>
+#include <limits>
 #include <vector>
 
 namespace holo::operations {
@@ -22,6 +23,25 @@ void Add(std::vector<prometheus::MetricFamily>& families, const char* name, cons
   families.push_back(std::move(family));
 }
 
+void Add(std::vector<prometheus::MetricFamily>& families, const char* name, const char* help,
+         const completion::Histogram::Snapshot& value) {
+  prometheus::MetricFamily family;
+  family.name = name;
+  family.help = help;
+  family.type = prometheus::MetricType::Histogram;
+  prometheus::ClientMetric metric;
+  for (std::size_t i = 0; i < value.cumulative.size(); ++i) {
+    prometheus::ClientMetric::Bucket bucket;
+    bucket.cumulative_count = value.cumulative[i];
+    bucket.upper_bound = i < value.bounds.size() ? value.bounds[i] : std::numeric_limits<double>::infinity();
+    metric.histogram.bucket.push_back(bucket);
+  }
+  metric.histogram.sample_count = value.cumulative.empty() ? 0 : value.cumulative.back();
+  metric.histogram.sample_sum = value.sum;
+  family.metric.push_back(std::move(metric));
+  families.push_back(std::move(family));
+}
+
 // Resident set of this process, 0 where /proc is missing.
 double ResidentBytes() {
   std::ifstream file("/proc/self/statm");
@@ -34,7 +54,7 @@ double ResidentBytes() {
 }  // namespace
 
 std::string MetricsText(const assets::Statistics& store, const streaming::Statistics& streams,
-                        const transports::http::Statistics& http) {
+                        const transports::http::Statistics& http, const completion::Statistics* texts) {
   using prometheus::MetricType;
   struct Row {
     const char* name;
@@ -72,6 +92,30 @@ std::string MetricsText(const assets::Statistics& store, const streaming::Statis
   };
   std::vector<prometheus::MetricFamily> families;
   for (const Row& row : rows) Add(families, row.name, row.help, row.type, static_cast<double>(row.value));
+  if (texts != nullptr) {
+    const Row text_rows[] = {
+        {"holo_text_requests_total", "Requests for text that were accepted", MetricType::Counter, texts->requests},
+        {"holo_text_refused_total", "Requests refused for a full queue or while stopping", MetricType::Counter,
+         texts->refused},
+        {"holo_text_cancelled_total", "Requests ended by their clients, deadlines or a shutdown", MetricType::Counter,
+         texts->cancelled},
+        {"holo_text_failed_total", "Requests that failed here", MetricType::Counter, texts->failed},
+        {"holo_text_prompt_tokens_total", "Tokens of prompts that were run", MetricType::Counter, texts->prompt_tokens},
+        {"holo_text_generated_tokens_total", "Tokens written", MetricType::Counter, texts->generated_tokens},
+        {"holo_text_steps_total", "Calls of a model", MetricType::Counter, texts->steps},
+        {"holo_text_running", "Texts that are being written", MetricType::Gauge, texts->now.running},
+        {"holo_text_queued", "Requests that wait", MetricType::Gauge, texts->now.queued},
+        {"holo_text_memory_bytes", "What models may remember of the texts that are being written", MetricType::Gauge,
+         texts->now.memory_bytes},
+        {"holo_text_memory_limit_bytes", "The most that they may remember", MetricType::Gauge,
+         texts->memory_limit_bytes},
+    };
+    for (const Row& row : text_rows) Add(families, row.name, row.help, row.type, static_cast<double>(row.value));
+    Add(families, "holo_text_first_token_seconds", "From a request to its first token", texts->first_token_seconds);
+    Add(families, "holo_text_token_seconds", "Between two tokens of a text", texts->token_seconds);
+    Add(families, "holo_text_queue_seconds", "From a request to its first step", texts->queue_seconds);
+    Add(families, "holo_text_batch_size", "Texts in one call of a model", texts->batch_size);
+  }
   Add(families, "process_resident_memory_bytes", "Resident memory of this process", MetricType::Gauge, ResidentBytes());
   return prometheus::TextSerializer().Serialize(families);
 }

@@ -26,7 +26,7 @@ struct Address {
 [[nodiscard]] Result<Address> ParseAddress(const std::string& text);
 
 struct ServerOptions {
-  std::filesystem::path store = "store";
+  std::filesystem::path store = "store";  // empty: no pictures
   std::filesystem::path cache;  // of compressed pictures; empty: inside the store
   std::filesystem::path bases;  // a folder of *.basis files for assets that do not carry theirs; empty: the store
   std::string http = "0.0.0.0:8080";
@@ -40,6 +40,17 @@ struct ServerOptions {
   float quality = 75;                       // of pictures that are compressed here
   unsigned compress_threads = 1;
   bool compress_ahead = false;
+  std::vector<std::string> models;        // that write text: NAME=PATH or PATH, or a known name
+  std::string model_cache = "fp16";       // how models that are not compressed remember: fp32, fp16, int8, int4
+  std::string chat_template;              // of all models: chatml, llama2, llama3, plain; empty: each one's own
+  unsigned model_threads = 0;             // that compute; 0: one for each core
+  std::uint64_t model_memory_mib = 2048;  // of all texts that are being written
+  std::uint32_t max_batch = 32;           // texts that are written together
+  std::uint32_t max_queue = 64;           // requests that wait
+  std::uint32_t prompt_chunk = 64;        // tokens of prompts in one step
+  std::uint32_t default_max_tokens = 1024;  // of a conversation's reply
+  std::vector<std::string> api_keys;
+  std::filesystem::path api_key_file;     // one key in a line, # for comments
   unsigned stall_timeout_s = 60;
   unsigned shutdown_timeout_s = 10;
   std::string log_level = "info";    // trace, debug, info, warn, error, off

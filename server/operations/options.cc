@@ -56,6 +56,37 @@ void Declare(CLI::App& app, Parsed& parsed, std::filesystem::path& folder) {
       ->check(CLI::Range(1u, 256u))
       ->capture_default_str();
   app.add_flag("--compress-ahead", options.compress_ahead, "Compress pictures as soon as they are seen");
+  app.add_option("--model", options.models,
+                 "A model that writes text, as NAME=PATH or PATH; may be given several times. Without --store, there "
+                 "are then no pictures");
+  app.add_option("--model-cache", options.model_cache, "How models that are not compressed remember")
+      ->check(CLI::IsMember({"fp32", "fp16", "int8", "int4"}))
+      ->capture_default_str();
+  app.add_option("--chat-template", options.chat_template,
+                 "How conversations are written down: chatml, llama2, llama3 or plain (default: each model's own way)")
+      ->check(CLI::IsMember({"chatml", "llama2", "llama3", "plain"}));
+  app.add_option("--model-threads", options.model_threads, "Threads that compute; 0: one for each core")
+      ->check(CLI::Range(0u, 256u))
+      ->capture_default_str();
+  app.add_option("--model-memory", options.model_memory_mib, "MiB for what models remember of all texts together")
+      ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{1} << 24))
+      ->capture_default_str();
+  app.add_option("--max-batch", options.max_batch, "Texts that are written at a time")
+      ->check(CLI::Range(1u, 1024u))
+      ->capture_default_str();
+  app.add_option("--max-queue", options.max_queue, "Requests for text that may wait; others are refused")
+      ->check(CLI::Range(1u, 100'000u))
+      ->capture_default_str();
+  app.add_option("--prompt-chunk", options.prompt_chunk,
+                 "Tokens of prompts that are read in one step, while others are written")
+      ->check(CLI::Range(1u, 65'536u))
+      ->capture_default_str();
+  app.add_option("--default-max-tokens", options.default_max_tokens,
+                 "Tokens of a reply whose request does not say how many")
+      ->check(CLI::Range(1u, 1u << 24))
+      ->capture_default_str();
+  app.add_option("--api-key", options.api_keys, "Serve text only to clients with this key, or another one given");
+  app.add_option("--api-key-file", options.api_key_file, "The same: one key in each line, # for comments");
   app.add_option("--stall-timeout", options.stall_timeout_s,
                  "Seconds after which a client that reads nothing is dropped")
       ->check(CLI::Range(1u, 86'400u))
@@ -67,7 +98,12 @@ void Declare(CLI::App& app, Parsed& parsed, std::filesystem::path& folder) {
       ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error", "off"}))
       ->capture_default_str();
   app.add_option("--ready-file", options.ready_file, "Write the addresses there, as JSON, once the server listens");
-  for (CLI::Option* option : app.get_options()) option->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+  for (CLI::Option* option : app.get_options()) {
+    const bool is_list = option->check_lname("model") || option->check_lname("api-key");
+    option->multi_option_policy(is_list ? CLI::MultiOptionPolicy::TakeAll : CLI::MultiOptionPolicy::TakeLast);
+    // One value for each flag, or the folder behind it would be a second one.
+    if (is_list) option->allow_extra_args(false);
+  }
 }
 
 // "--max-streams" for "MAX_STREAMS".
@@ -139,7 +175,11 @@ Result<Parsed> ParseOptions(const std::vector<std::string>& arguments,
   } catch (const CLI::Error& error) {
     return Fail(Code::kInvalidArgument, error.what());
   }
-  if (!folder.empty()) parsed.options.store = folder;
+  if (!folder.empty()) {
+    parsed.options.store = folder;
+  } else if (!parsed.options.models.empty() && app.count("--store") == 0) {
+    parsed.options.store.clear();
+  }
   for (const std::string* address : {&parsed.options.http, &parsed.options.grpc}) {
     HOLO_RETURN_IF_ERROR(ParseAddress(*address));
   }
@@ -149,7 +189,7 @@ Result<Parsed> ParseOptions(const std::vector<std::string>& arguments,
 std::string HelpText(const std::string& program, const ServerOptions& defaults) {
   Parsed parsed;
   parsed.options = defaults;
-  CLI::App app("Serves a folder of holograms over gRPC, WebSocket and HTTP.", program);
+  CLI::App app("Serves a folder of holograms over gRPC, WebSocket and HTTP, and text from language models over HTTP.", program);
   std::filesystem::path folder;
   Declare(app, parsed, folder);
   app.footer(

@@ -5,8 +5,10 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <cstring>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <thread>
 
 #include "common/basis/basis.h"
@@ -15,6 +17,8 @@
 #include "common/files/files.h"
 #include "common/image_io/image_io.h"
 #include "server/assets/assets.h"
+#include "server/completion/completion.h"
+#include "server/openai/openai.h"
 #include "server/operations/metrics.h"
 #include "server/operations/operations.h"
 #include "server/streaming/streaming.h"
@@ -87,6 +91,56 @@ std::shared_ptr<const std::vector<std::uint8_t>> FindBasis(const std::filesystem
   return nullptr;
 }
 
+Result<std::vector<std::string>> ApiKeys(const ServerOptions& options) {
+  std::vector<std::string> keys = options.api_keys;
+  if (!options.api_key_file.empty()) {
+    HOLO_ASSIGN_OR_RETURN(const auto bytes, files::ReadFile(options.api_key_file, std::uint64_t{1} << 20));
+    std::istringstream lines(std::string(bytes.begin(), bytes.end()));
+    for (std::string line; std::getline(lines, line);) {
+      while (!line.empty() && std::strchr(" \t\r", line.back()) != nullptr) line.pop_back();
+      if (!line.empty() && line.front() != '#') keys.push_back(line);
+    }
+    if (keys.empty()) {
+      return Fail(Code::kInvalidArgument, options.api_key_file.string() + ": expected at least one key, found none");
+    }
+  }
+  for (const std::string& key : keys) {
+    if (key.empty()) return Fail(Code::kInvalidArgument, "--api-key: expected a key, found an empty one");
+  }
+  return keys;
+}
+
+// Null without models.
+Result<std::unique_ptr<completion::Service>> OpenModels(const ServerOptions& options, spdlog::logger& log) {
+  if (options.models.empty()) return nullptr;
+  completion::Options settings;
+  settings.threads = options.model_threads != 0 ? options.model_threads : std::max(1u, std::thread::hardware_concurrency());
+  settings.default_max_tokens = options.default_max_tokens;
+  settings.limits.max_running = options.max_batch;
+  settings.limits.max_queued = options.max_queue;
+  settings.limits.memory_bytes = options.model_memory_mib << 20;
+  settings.limits.prompt_tokens = options.prompt_chunk;
+  settings.log = [&log](const std::string& line) { log.warn(line); };
+  std::vector<std::shared_ptr<const completion::Model>> models;
+  for (const std::string& given : options.models) {
+    // "NAME=PATH"; a path may have an equals sign itself where it has a slash before it.
+    const std::size_t equals = given.find('=');
+    const bool has_name = equals != std::string::npos && given.find('/') > equals;
+    model_directory::Options open;
+    open.plain_method = options.model_cache;
+    const std::string path = has_name ? given.substr(equals + 1) : given;
+    HOLO_ASSIGN_OR_RETURN(const std::filesystem::path place, model_directory::Locate(path));
+    std::string name = has_name ? given.substr(0, equals) : "";
+    if (name.empty() && model_directory::FindNamed(path) != nullptr) name = path;
+    HOLO_ASSIGN_OR_RETURN(auto model,
+                          completion::Model::Open(std::move(name), place, open, options.chat_template));
+    log.info("model {}: context {}, memory {}, {:.0f} bytes for each token, chat template {}", model->name(),
+             model->context(), model->files().method, model->engine().scheme->bytes_per_token(), model->form().name);
+    models.push_back(std::move(model));
+  }
+  return completion::Service::Create(std::move(settings), std::move(models));
+}
+
 std::string UrlHost(const Address& address) {
   if (address.host == "0.0.0.0" || address.host == "::") return "localhost";
   return address.host.find(':') == std::string::npos ? address.host : "[" + address.host + "]";
@@ -133,6 +187,9 @@ Result<void> Serve(const ServerOptions& options, const Signals& signals, spdlog:
   stream_options.session.find_basis = [bases](const basis::Hash& hash) { return FindBasis(bases, hash); };
   streaming::Service service(std::move(stream_options), *store);
 
+  HOLO_ASSIGN_OR_RETURN(const std::vector<std::string> api_keys, ApiKeys(options));
+  HOLO_ASSIGN_OR_RETURN(const std::unique_ptr<completion::Service> texts, OpenModels(options, log));
+
   // Declared before what uses it; /metrics asks the HTTP server about itself.
   std::unique_ptr<transports::http::Server> http;
   std::atomic<const transports::http::Server*> http_for_metrics{nullptr};
@@ -142,10 +199,19 @@ Result<void> Serve(const ServerOptions& options, const Signals& signals, spdlog:
     http_options.port = http_address.port;
     http_options.max_connections = options.max_connections;
     http_options.log = log_line;
-    http_options.metrics = [&store, &service, &http_for_metrics] {
+    if (texts) {
+      http_options.api = openai::MakeApi({api_keys, log_line}, *texts);
+      http_options.ready = [&texts, most = std::size_t{options.max_queue}] {
+        return !texts->is_draining() && texts->statistics().now.queued < most;
+      };
+    }
+    http_options.metrics = [&store, &service, &texts, &http_for_metrics] {
       const auto* server = http_for_metrics.load();
+      std::optional<completion::Statistics> text_statistics;
+      if (texts) text_statistics = texts->statistics();
       return MetricsText(store->statistics(), service.statistics(),
-                         server != nullptr ? server->statistics() : transports::http::Statistics{});
+                         server != nullptr ? server->statistics() : transports::http::Statistics{},
+                         text_statistics ? &*text_statistics : nullptr);
     };
     HOLO_ASSIGN_OR_RETURN(http, transports::http::Server::Start(std::move(http_options), *store, service));
     http_for_metrics = http.get();
@@ -159,10 +225,18 @@ Result<void> Serve(const ServerOptions& options, const Signals& signals, spdlog:
   }
 
   nlohmann::json ready = {{"pid", getpid()}};
-  std::cout << "holo serves " << store->statistics().entries << " pictures from " << options.store.string() << "\n";
+  if (!options.store.empty()) {
+    std::cout << "holo serves " << store->statistics().entries << " pictures from " << options.store.string() << "\n";
+  }
+  if (texts) {
+    std::cout << (options.store.empty() ? "holo serves text from" : "and text from");
+    for (const auto& model : texts->models()) std::cout << " " << model->name();
+    std::cout << "\n";
+  }
   if (http) {
     const std::string host = UrlHost(http_address) + ":" + std::to_string(http->port());
     std::cout << "  page       http://" << host << "/\n  WebSocket  ws://" << host << "\n";
+    if (texts) std::cout << "  OpenAI     http://" << host << "/v1\n";
     ready["http"] = "http://" + host;
     ready["websocket"] = "ws://" + host;
   }
@@ -179,15 +253,22 @@ Result<void> Serve(const ServerOptions& options, const Signals& signals, spdlog:
   }
 
   const int number = signals.Wait();
-  log.info("{}: finishing {} streams", strsignal(number), service.statistics().streams);
+  log.info("{}: finishing {} streams and {} texts", strsignal(number), service.statistics().streams,
+           texts ? texts->statistics().now.running : 0);
+  if (texts) texts->BeginDrain();
   if (http) http->BeginDrain();
   if (grpc) grpc->BeginDrain();
   service.Drain("the server is shutting down");
   const auto deadline = SteadyClock::now() + std::chrono::seconds(options.shutdown_timeout_s);
-  while (!service.WaitUntilEmpty(std::min(deadline, SteadyClock::now() + std::chrono::milliseconds(100)))) {
+  const auto is_empty = [&] {
+    const auto soon = std::min(deadline, SteadyClock::now() + std::chrono::milliseconds(100));
+    return service.WaitUntilEmpty(soon) && (!texts || texts->WaitUntilEmpty(soon));
+  };
+  while (!is_empty()) {
     if (SteadyClock::now() >= deadline || signals.WaitFor(std::chrono::milliseconds(0))) break;
   }
   service.AbortAll();
+  if (texts) texts->AbortAll();
   if (grpc) grpc->Stop(std::chrono::system_clock::now() + std::chrono::seconds(1));
   if (http) http->Stop(SteadyClock::now() + std::chrono::seconds(1));
   log.info("stopped");

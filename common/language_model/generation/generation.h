@@ -56,6 +56,9 @@ struct Options {
   std::vector<std::uint32_t> end_tokens;  // likewise, besides the model's own (weights::Config::end_tokens)
   std::uint32_t max_tokens = 0;           // 0: as many as fit
   bool ignores_end_token = false;         // true: the model's own are tokens like any other
+  bool scores_prompt = false;             // report how likely the prompt's tokens are; then no memory is reused
+  bool reserves = true;                   // takes the memory of the longest text at once; false: block by block
+  bool reads_only = false;                // the text ends with its prompt: nothing is chosen
 };
 
 // Why a text ended.
@@ -63,7 +66,7 @@ enum class Finish : std::uint8_t {
   kNone,       // it has not
   kStop,       // a stop string
   kEndToken,   // the model's own, or one of Options::end_tokens
-  kMaxTokens,  // Options::max_tokens
+  kMaxTokens,  // Options::max_tokens, or Options::reads_only
   kContext,    // the model's context is full
 };
 // "none", "stop", "end", "max-tokens", "context".
@@ -72,8 +75,19 @@ enum class Finish : std::uint8_t {
 // What a step gave one session.
 struct Piece {
   std::optional<sampling::Choice> choice;  // none while the prompt is not through
+  // With Options::scores_prompt: the prompt's tokens that were predicted in this step, in order. All steps together
+  // give all but the first.
+  std::vector<sampling::Choice> scores;
   std::string text;                        // complete characters, valid UTF-8; often empty, and later than their tokens
   Finish finish = Finish::kNone;           // other than kNone: the last piece
+};
+
+class Session;
+
+// One session's part in a step.
+struct Share {
+  Session* session = nullptr;
+  std::size_t most_tokens = 1;  // of those that wait; at least 1
 };
 
 class Session {
@@ -93,13 +107,14 @@ class Session {
   // What is to be run before the next choice; 0 when finished.
   [[nodiscard]] std::size_t waiting_tokens() const { return waiting_.size() - next_; }
 
-  // The memory so far, for another session. This one is over.
+  // The memory so far, to be forked for a session with the same prompt, or a longer one.
+  [[nodiscard]] const Memory& memory() const { return memory_; }
+  // Likewise. This session is over.
   [[nodiscard]] Memory Release() { return std::move(memory_); }
 
  private:
-  friend Result<std::vector<Piece>> Step(const Engine& engine, std::span<Session* const> sessions,
-                                         transformer::Workspace& workspace, compute::ThreadPool& pool,
-                                         std::size_t prompt_tokens);
+  friend Result<std::vector<Piece>> Step(const Engine& engine, std::span<const Share> shares,
+                                         transformer::Workspace& workspace, compute::ThreadPool& pool);
 
   Session(const Engine& engine, sampling::Sampler sampler, sampling::StopFilter stops, Memory memory)
       : decoder_(*engine.tokenizer),
@@ -107,7 +122,7 @@ class Session {
         sampler_(std::move(sampler)),
         stops_(std::move(stops)),
         memory_(std::move(memory)) {}
-  [[nodiscard]] Piece Accept(std::span<const float> logits);
+  void Accept(std::span<const float> logits, Piece& piece);
 
   tokenizer::StreamDecoder decoder_;
   std::shared_ptr<const tokenizer::Tokenizer> tokenizer_;  // that the decoder uses
@@ -122,12 +137,18 @@ class Session {
   std::size_t prompt_tokens_ = 0;
   std::size_t reused_tokens_ = 0;
   std::size_t chosen_tokens_ = 0;
+  std::size_t logprobs_ = 0;
+  bool scores_prompt_ = false;
+  bool reads_only_ = false;
   Finish finish_ = Finish::kNone;
 };
 
-// Runs what waits in each session, of a prompt at most `prompt_tokens`, and lets those choose whose prompt is through.
-// The result has a piece for each session, in order; a finished one is not run and gives an empty piece. All sessions
-// are of this engine, and no session occurs twice. On an error nothing has changed.
+// Runs of each session what waits, as far as its share goes, and lets those choose whose prompt is through. The result
+// has a piece for each session, in order; a finished one is not run and gives an empty piece. All sessions are of this
+// engine, and no session occurs twice. On an error nothing has changed.
+[[nodiscard]] Result<std::vector<Piece>> Step(const Engine& engine, std::span<const Share> shares,
+                                              transformer::Workspace& workspace, compute::ThreadPool& pool);
+// The same share for all.
 [[nodiscard]] Result<std::vector<Piece>> Step(const Engine& engine, std::span<Session* const> sessions,
                                               transformer::Workspace& workspace, compute::ThreadPool& pool,
                                               std::size_t prompt_tokens = kPromptTokensPerStep);

@@ -126,21 +126,29 @@ Choice Sampler::Next(std::span<const float> logits) {
       }
     }
   }
-  const double log_sum = LogSum(logits);
-  choice.logprob = static_cast<float>(logits[choice.token] - log_sum);
-  if (options_.logprobs > 0) {
-    std::iota(order_.begin(), order_.end(), 0u);
-    const std::size_t count = std::min(options_.logprobs, order_.size());
-    std::partial_sort(
-        order_.begin(), order_.begin() + static_cast<std::ptrdiff_t>(count), order_.end(),
-        [&](std::uint32_t a, std::uint32_t b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; });
-    for (std::size_t i = 0; i < count; ++i) {
-      choice.top.emplace_back(order_[i], static_cast<float>(logits[order_[i]] - log_sum));
-    }
-  }
+  choice = Score(logits, choice.token, options_.logprobs);
   ++chosen_;
   ++counts_[choice.token];
   seen_[choice.token] = 1;
+  return choice;
+}
+
+Choice Score(std::span<const float> logits, std::uint32_t token, std::size_t logprobs) {
+  const double log_sum = LogSum(logits);
+  Choice choice;
+  choice.token = token;
+  choice.logprob = static_cast<float>(logits[token] - log_sum);
+  // The few likeliest, likeliest first and of equal ones the lowest number: most logits are below all of them.
+  std::vector<std::pair<std::uint32_t, float>>& top = choice.top;
+  top.reserve(std::min(logprobs, logits.size()) + 1);
+  for (std::uint32_t i = 0; logprobs > 0 && i < logits.size(); ++i) {
+    if (top.size() == logprobs && logits[i] <= top.back().second) continue;
+    const auto at = std::upper_bound(top.begin(), top.end(), logits[i],
+                                     [](float logit, const auto& entry) { return logit > entry.second; });
+    top.insert(at, {i, logits[i]});
+    if (top.size() > logprobs) top.pop_back();
+  }
+  for (auto& [entry, logit] : top) logit = static_cast<float>(logit - log_sum);
   return choice;
 }
 

@@ -66,6 +66,9 @@ class Sampler {
   std::vector<double> probabilities_;  // scratch
 };
 
+// What Next() would report of `token`, had it chosen it: for texts that are there already. `logprobs` as in Options.
+[[nodiscard]] Choice Score(std::span<const float> logits, std::uint32_t token, std::size_t logprobs);
+
 // Log-softmax of one token: logits[token] - log sum exp(logits), summed in double.
 [[nodiscard]] double LogProbability(std::span<const float> logits, std::uint32_t token);
 

@@ -243,7 +243,7 @@ asio::awaitable<void> RunWebSocket(std::shared_ptr<Connection> connection, std::
 void AddCommonFields(http::fields& fields) {
   fields.set(http::field::server, "holod");
   fields.set(http::field::access_control_allow_origin, "*");
-  fields.set(http::field::access_control_expose_headers, "Accept-Ranges, Content-Length, Content-Range, ETag");
+  fields.set(http::field::access_control_expose_headers, "Accept-Ranges, Content-Length, Content-Range, ETag, Retry-After, X-Request-Id");
   fields.set("X-Content-Type-Options", "nosniff");
 }
 
@@ -284,14 +284,179 @@ asio::awaitable<bool> SendError(std::shared_ptr<Connection> connection, std::sha
 asio::awaitable<bool> SendOptions(std::shared_ptr<Connection> connection, std::shared_ptr<const Request> request) {
   http::response<http::empty_body> response{http::status::no_content, request->version()};
   AddCommonFields(response.base());
-  response.set(http::field::allow, "GET, HEAD, OPTIONS");
-  response.set(http::field::access_control_allow_methods, "GET, HEAD, OPTIONS");
-  response.set(http::field::access_control_allow_headers, "Range, If-Range, If-None-Match, Content-Type");
+  // Headers that clients' libraries add of their own are not known here: whatever is asked for may be sent.
+  constexpr std::string_view kMethods = "GET, HEAD, POST, OPTIONS";
+  response.set(http::field::allow, kMethods);
+  response.set(http::field::access_control_allow_methods, kMethods);
+  const auto wanted = request->find(http::field::access_control_request_headers);
+  response.set(http::field::access_control_allow_headers,
+               wanted == request->end() ? "Range, If-Range, If-None-Match, Content-Type, Authorization" : wanted->value());
   response.set(http::field::access_control_max_age, "86400");
   response.keep_alive(request->keep_alive() && !connection->state->is_draining);
   connection->stream.expires_after(connection->state->options.idle_timeout);
   const auto [error, size] = co_await http::async_write(connection->stream, response, kAwait);
   co_return !error && response.keep_alive();
+}
+
+// ---- The api
+
+// What wakes the coroutine that writes an answer. Strand-only, but for Wake().
+struct ApiWaiter : std::enable_shared_from_this<ApiWaiter> {
+  std::shared_ptr<State> state;  // keeps the context alive that the strand belongs to
+  Strand strand;
+  Timer timer;
+  bool is_woken = false;
+  bool is_gone = false;      // the client
+  bool is_watched = false;   // whether it goes
+
+  ApiWaiter(std::shared_ptr<State> of, const Strand& on) : state(std::move(of)), strand(on), timer(on) {}
+  void Wake() {
+    asio::post(strand, [self = shared_from_this()] {
+      self->is_woken = true;
+      self->timer.cancel();
+    });
+  }
+};
+
+// A client that has nothing more to send is gone. (One that sends its next request already is not watched any more.)
+void Watch(const std::shared_ptr<Connection>& connection, const std::shared_ptr<ApiWaiter>& waiter) {
+  waiter->is_watched = true;
+  connection->stream.socket().async_wait(tcp::socket::wait_read, [connection, waiter](error_code error) {
+    waiter->is_watched = false;
+    if (!error) {
+      Socket& socket = connection->stream.socket();
+      char byte = 0;
+      socket.non_blocking(true, error);
+      if (!error) socket.receive(asio::buffer(&byte, 1), tcp::socket::message_peek, error);
+      if (!error) return;
+      // The reactor may tell again of bytes that have been read long ago.
+      if (error == asio::error::would_block || error == asio::error::try_again) return Watch(connection, waiter);
+    }
+    waiter->is_gone = true;
+    waiter->timer.cancel();
+  });
+}
+
+void AddApiFields(const Connection& connection, const Request& request, const ApiProgress& progress,
+                  http::response<http::empty_body>& response) {
+  AddCommonFields(response.base());
+  response.set(http::field::content_type, progress.content_type);
+  response.set(http::field::cache_control, "no-cache");
+  for (const auto& [name, value] : progress.fields) response.set(name, value);
+  response.keep_alive(request.keep_alive() && !connection.state->is_draining);
+}
+
+asio::awaitable<bool> SendApi(std::shared_ptr<Connection> connection, std::shared_ptr<const Request> request,
+                              std::shared_ptr<const ApiProgress> progress) {
+  http::response<http::empty_body> head{static_cast<http::status>(progress->status), request->version()};
+  AddApiFields(*connection, *request, *progress, head);
+  http::response<http::string_body> response{std::move(head.base())};
+  response.body() = progress->bytes;
+  response.prepare_payload();
+  connection->stream.expires_after(connection->state->options.idle_timeout);
+  const auto [error, size] = co_await http::async_write(connection->stream, response, kAwait);
+  co_return !error && response.keep_alive();
+}
+
+// Bytes of a stream, in chunks but for clients of HTTP/1.0.
+asio::awaitable<bool> SendPiece(std::shared_ptr<Connection> connection, bool as_chunk,
+                                std::shared_ptr<const std::string> bytes) {
+  connection->stream.expires_after(connection->state->options.idle_timeout);
+  error_code error;
+  std::size_t size = 0;
+  if (as_chunk) {
+    std::tie(error, size) =
+        co_await asio::async_write(connection->stream, http::make_chunk(asio::buffer(*bytes)), kAwait);
+  } else {
+    std::tie(error, size) = co_await asio::async_write(connection->stream, asio::buffer(*bytes), kAwait);
+  }
+  connection->stream.expires_never();
+  co_return !error;
+}
+
+asio::awaitable<bool> AnswerApi(std::shared_ptr<Connection> connection, std::shared_ptr<const Request> request,
+                                std::string path) {
+  const std::shared_ptr<State> state = connection->state;
+  auto executor = co_await asio::this_coro::executor;
+  const auto waiter = std::make_shared<ApiWaiter>(state, *executor.target<Strand>());
+  error_code ignored;
+  const auto peer = connection->stream.socket().remote_endpoint(ignored);
+  ApiRequest asked;
+  asked.method = std::string(request->method_string());
+  asked.path = std::move(path);
+  asked.body = request->body();
+  asked.authorization = std::string((*request)[http::field::authorization]);
+  asked.peer = peer.address().to_string(ignored);
+  const std::unique_ptr<ApiAnswer> answer =
+      state->options.api->Answer(std::move(asked), [waiter] { waiter->Wake(); });
+  connection->stream.expires_never();
+  Watch(connection, waiter);
+  const bool as_chunks = request->version() >= 11;
+  bool has_begun = false;
+  bool may_go_on = true;
+  for (;;) {
+    waiter->is_woken = false;
+    const auto progress = std::make_shared<ApiProgress>(answer->Take());
+    if (waiter->is_gone) {
+      may_go_on = false;
+      break;
+    }
+    if (progress->has_begun && !progress->is_stream && progress->is_over) {
+      if (waiter->is_watched) connection->stream.socket().cancel(ignored);
+      co_return co_await SendApi(connection, request, progress);
+    }
+    if (progress->is_stream) {
+      if (!std::exchange(has_begun, true)) {
+        http::response<http::empty_body> head{static_cast<http::status>(progress->status), request->version()};
+        AddApiFields(*connection, *request, *progress, head);
+        if (as_chunks) {
+          head.chunked(true);
+        } else {
+          head.keep_alive(false);
+        }
+        may_go_on = head.keep_alive();
+        http::response_serializer<http::empty_body> serializer(head);
+        connection->stream.expires_after(state->options.idle_timeout);
+        const auto [error, size] = co_await http::async_write_header(connection->stream, serializer, kAwait);
+        connection->stream.expires_never();
+        if (error) {
+          may_go_on = false;
+          break;
+        }
+      }
+      if (!progress->bytes.empty()) {
+        const std::shared_ptr<const std::string> bytes(progress, &progress->bytes);
+        if (!co_await SendPiece(connection, as_chunks, bytes)) {
+          may_go_on = false;
+          break;
+        }
+      }
+      if (progress->is_over) {
+        if (as_chunks) {
+          connection->stream.expires_after(state->options.idle_timeout);
+          const auto [error, size] = co_await asio::async_write(connection->stream, http::make_chunk_last(), kAwait);
+          may_go_on = may_go_on && !error;
+        }
+        break;
+      }
+    }
+    if (waiter->is_woken || waiter->is_gone) continue;
+    if (has_begun) {
+      waiter->timer.expires_after(state->options.idle_stream_interval);
+    } else {
+      waiter->timer.expires_at(std::chrono::steady_clock::time_point::max());
+    }
+    co_await waiter->timer.async_wait(kAwait);
+    if (!waiter->is_woken && !waiter->is_gone && has_begun && !progress->idle_bytes.empty()) {
+      const std::shared_ptr<const std::string> bytes(progress, &progress->idle_bytes);
+      if (!co_await SendPiece(connection, as_chunks, bytes)) {
+        may_go_on = false;
+        break;
+      }
+    }
+  }
+  if (waiter->is_watched) connection->stream.socket().cancel(ignored);
+  co_return may_go_on;
 }
 
 using OpenResult = Result<std::shared_ptr<const assets::OpenAsset>>;
@@ -405,6 +570,12 @@ asio::awaitable<bool> Answer(std::shared_ptr<Connection> connection, std::shared
   const std::shared_ptr<State> state = connection->state;
   ++state->requests;
   if (request->method() == http::verb::options) co_return co_await SendOptions(connection, request);
+  if (state->options.api) {
+    const Result<Target> asked = ParseTarget(request->target());
+    if (asked && state->options.api->Has(asked->path)) {
+      co_return co_await AnswerApi(connection, request, asked->path);
+    }
+  }
   if (request->method() != http::verb::get && request->method() != http::verb::head) {
     Error error{Code::kUnimplemented, "method: expected GET, HEAD or OPTIONS"};
     co_return co_await SendError(connection, request, std::move(error), http::status::method_not_allowed);
@@ -416,6 +587,12 @@ asio::awaitable<bool> Answer(std::shared_ptr<Connection> connection, std::shared
     const http::status status = state->is_draining ? http::status::service_unavailable : http::status::ok;
     std::string body = state->is_draining ? "stopping\n" : "ok\n";
     co_return co_await Send(connection, request, status, "text/plain; charset=utf-8", std::move(body));
+  }
+  if (path == "/readyz") {
+    const bool is_ready = !state->is_draining && (!state->options.ready || state->options.ready());
+    std::string body = is_ready ? "ready\n" : "not ready\n";
+    co_return co_await Send(connection, request, is_ready ? http::status::ok : http::status::service_unavailable,
+                            "text/plain; charset=utf-8", std::move(body));
   }
   if (path == "/metrics" && state->options.metrics) {
     std::string body = state->options.metrics();
@@ -435,17 +612,47 @@ asio::awaitable<bool> Answer(std::shared_ptr<Connection> connection, std::shared
   co_return co_await SendError(connection, request, std::move(unknown));
 }
 
+// Reads for a while what a client still sends: closed at once, the connection would be reset under the answer.
+asio::awaitable<void> Discard(std::shared_ptr<Connection> connection) {
+  constexpr std::size_t kMostBytes = std::size_t{256} << 20;
+  error_code ignored;
+  connection->stream.socket().shutdown(tcp::socket::shutdown_send, ignored);
+  std::vector<char> scratch(64u << 10);
+  connection->stream.expires_after(std::chrono::seconds(10));
+  for (std::size_t read = 0; read < kMostBytes;) {
+    const auto [error, size] = co_await connection->stream.async_read_some(asio::buffer(scratch), kAwait);
+    if (error) break;
+    read += size;
+  }
+}
+
 asio::awaitable<void> RunConnection(std::shared_ptr<Connection> connection) {
   const std::shared_ptr<State> state = connection->state;
   beast::flat_buffer buffer;
   for (;;) {
     http::request_parser<http::string_body> parser;
     parser.header_limit(kMaxHeaderBytes);
-    parser.body_limit(kMaxBodyBytes);
+    const Api* const api = state->options.api.get();
+    const std::uint64_t api_bytes = api == nullptr ? 0 : api->max_body_bytes();
+    parser.body_limit(std::max(kMaxBodyBytes, api_bytes));
     connection->is_between_requests = true;
     connection->stream.expires_after(state->options.idle_timeout);
-    const auto [error, size] = co_await http::async_read(connection->stream, buffer, parser, kAwait);
+    auto [error, size] = co_await http::async_read_header(connection->stream, buffer, parser, kAwait);
     connection->is_between_requests = false;
+    bool is_for_api = false;
+    if (api != nullptr && (!error || error == http::error::body_limit)) {
+      const Result<Target> target = ParseTarget(parser.get().target());
+      is_for_api = target && api->Has(target->path);
+    }
+    if (!error && !is_for_api) {
+      parser.body_limit(kMaxBodyBytes);
+      if (parser.content_length().value_or(0) > kMaxBodyBytes) error = http::error::body_limit;
+    }
+    if (!error && !parser.is_done() && parser.get()[http::field::expect] == "100-continue") {
+      http::response<http::empty_body> go_on{http::status::continue_, parser.get().version()};
+      std::tie(error, size) = co_await http::async_write(connection->stream, go_on, kAwait);
+    }
+    if (!error) std::tie(error, size) = co_await http::async_read(connection->stream, buffer, parser, kAwait);
     if (error) {
       const bool is_too_large = error == http::error::header_limit || error == http::error::body_limit;
       const bool is_ours = error.category() == http::make_error_code(http::error::bad_method).category();
@@ -455,7 +662,15 @@ asio::awaitable<void> RunConnection(std::shared_ptr<Connection> connection) {
         none->keep_alive(false);
         Error bad{Code::kInvalidArgument,
                   (is_too_large ? "request too large: " : "no HTTP request: ") + error.message()};
-        co_await SendError(connection, none, std::move(bad));
+        if (is_for_api && error == http::error::body_limit) {
+          bad.message = "request too large: expected at most " + std::to_string(api_bytes) + " bytes";
+          const auto refusal = std::make_shared<const ApiProgress>(
+              api->Refuse(bad, static_cast<int>(http::status::payload_too_large)));
+          co_await SendApi(connection, none, refusal);
+        } else {
+          co_await SendError(connection, none, std::move(bad));
+        }
+        if (is_too_large) co_await Discard(connection);
       }
       break;
     }

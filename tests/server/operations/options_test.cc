@@ -121,6 +121,24 @@ TEST_CASE("what is no option or no such number is refused by name, wherever it s
   }
 }
 
+TEST_CASE("models may be several, and without a store of their own there are no pictures") {
+  const ServerOptions two = ParseOptions({"--model", "a=/m/a", "--model", "/m/b", "--api-key", "x"}, {}, {}).value().options;
+  CHECK(two.models == std::vector<std::string>{"a=/m/a", "/m/b"});
+  CHECK(two.api_keys == std::vector<std::string>{"x"});
+  CHECK(two.store.empty());
+  const ServerOptions both = ParseOptions({"--model", "/m/a", "here"}, {}, {}).value().options;
+  CHECK(both.models == std::vector<std::string>{"/m/a"});
+  CHECK(both.store == "here");
+  CHECK(ParseOptions({"--model", "/m/a", "--store", "store"}, {}, {}).value().options.store == "store");
+  CHECK(ParseOptions({}, {{"MODEL", "/m/c"}}, {}).value().options.models == std::vector<std::string>{"/m/c"});
+  CHECK(ParseOptions({}, {}, {}).value().options.store == "store");
+  for (const std::vector<std::string>& wrong :
+       {std::vector<std::string>{"--max-batch", "0"}, {"--model-cache", "int5"}, {"--max-queue", "-1"}}) {
+    CAPTURE(wrong[0]);
+    CHECK_FALSE(ParseOptions(wrong, {}, {}).has_value());
+  }
+}
+
 TEST_CASE("help and version are noticed, and help names every option with its default") {
   CHECK(ParseOptions({"--help"}, {}, {}).value().wants_help);
   CHECK(ParseOptions({"-h"}, {}, {}).value().wants_help);

@@ -6,8 +6,12 @@
 #include <boost/beast/core.hpp>
 #include <boost/beast/http.hpp>
 #include <boost/beast/websocket.hpp>
+#include <atomic>
+#include <condition_variable>
 #include <memory>
+#include <mutex>
 #include <string>
+#include <vector>
 
 #include "server/assets/assets.h"
 #include "server/streaming/streaming.h"
@@ -323,6 +327,244 @@ TEST_CASE("stopping by force ends a stream that is stuck") {
   fixture.server->Stop(std::chrono::steady_clock::now());
   CHECK(fixture.server->statistics().connections == 0);
   CHECK_FALSE(socket.Receive().has_value());
+}
+
+// An api whose answers are played by the test.
+struct PlayedAnswer {
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::vector<ApiProgress> to_come;  // guarded by mutex
+  bool is_gone = false;              // guarded by mutex
+  std::function<void()> wake;
+  ApiRequest request;
+
+  void Say(ApiProgress progress) {
+    {
+      const std::lock_guard lock(mutex);
+      to_come.push_back(std::move(progress));
+    }
+    wake();
+  }
+  bool WaitUntilGone() {
+    std::unique_lock lock(mutex);
+    return changed.wait_for(lock, std::chrono::seconds(30), [this] { return is_gone; });
+  }
+};
+
+class PlayedApi : public Api {
+ public:
+  bool Has(std::string_view path) const override { return path == "/played"; }
+  std::size_t max_body_bytes() const override { return 100'000; }
+  std::unique_ptr<ApiAnswer> Answer(ApiRequest request, std::function<void()> wake) override {
+    const auto played = std::make_shared<PlayedAnswer>();
+    played->request = std::move(request);
+    played->wake = std::move(wake);
+    {
+      const std::lock_guard lock(mutex_);
+      answers_.push_back(played);
+    }
+    changed_.notify_all();
+    return std::make_unique<Taker>(played);
+  }
+  ApiProgress Refuse(const Error& error, int status) const override {
+    ApiProgress progress;
+    progress.has_begun = progress.is_over = true;
+    progress.status = status;
+    progress.bytes = "refused: " + error.message;
+    return progress;
+  }
+  std::shared_ptr<PlayedAnswer> Wait(std::size_t index) {
+    std::unique_lock lock(mutex_);
+    changed_.wait_for(lock, std::chrono::seconds(30), [&] { return answers_.size() > index; });
+    return answers_.at(index);
+  }
+
+ private:
+  struct Taker : ApiAnswer {
+    std::shared_ptr<PlayedAnswer> played;
+    explicit Taker(std::shared_ptr<PlayedAnswer> of) : played(std::move(of)) {}
+    ~Taker() override {
+      const std::lock_guard lock(played->mutex);
+      played->is_gone = true;
+      played->changed.notify_all();
+    }
+    ApiProgress Take() override {
+      const std::lock_guard lock(played->mutex);
+      ApiProgress all = last;
+      for (ApiProgress& progress : std::exchange(played->to_come, {})) {
+        progress.bytes.insert(0, all.bytes);
+        all = std::move(progress);
+      }
+      last = all;
+      last.bytes.clear();
+      return all;
+    }
+    ApiProgress last;
+  };
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<std::shared_ptr<PlayedAnswer>> answers_;  // guarded by mutex_
+};
+
+ApiProgress Piece(const std::string& bytes, bool is_over = false) {
+  ApiProgress progress;
+  progress.has_begun = progress.is_stream = true;
+  progress.content_type = "text/event-stream";
+  progress.bytes = bytes;
+  progress.is_over = is_over;
+  progress.idle_bytes = ": idle\n\n";
+  return progress;
+}
+
+struct ApiFixture {
+  std::shared_ptr<PlayedApi> api = std::make_shared<PlayedApi>();
+  Fixture fixture;
+  asio::io_context context;
+  tcp::socket socket{context};
+  std::string received;
+
+  explicit ApiFixture(std::chrono::milliseconds idle = std::chrono::hours(1)) : fixture({}, WithApi(api, idle)) {
+    socket.connect({asio::ip::make_address("127.0.0.1"), static_cast<unsigned short>(fixture.server->port())});
+  }
+  static Options WithApi(std::shared_ptr<Api> api, std::chrono::milliseconds idle) {
+    Options options;
+    options.api = std::move(api);
+    options.idle_stream_interval = idle;
+    return options;
+  }
+  void Send(const std::string& bytes) { asio::write(socket, asio::buffer(bytes)); }
+  // Whether this comes next, sooner or later.
+  bool Receives(const std::string& wanted) {
+    error_code error;
+    while (received.find(wanted) == std::string::npos && !error) {
+      char buffer[1000];
+      received.append(buffer, socket.read_some(asio::buffer(buffer), error));
+    }
+    const std::size_t at = received.find(wanted);
+    if (at == std::string::npos) return false;
+    received.erase(0, at + wanted.size());
+    return true;
+  }
+};
+
+constexpr const char* kPlayedPost = "POST /played?x=1 HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer k\r\nContent-Length: 4\r\n\r\nbody";
+
+TEST_CASE("an api's whole answer goes out when it is over, and the connection goes on") {
+  ApiFixture fixture;
+  for (std::size_t i = 0; i < 2; ++i) {
+    fixture.Send(kPlayedPost);
+    const auto played = fixture.api->Wait(i);
+    CHECK(played->request.method == "POST");
+    CHECK(played->request.path == "/played");
+    CHECK(played->request.body == "body");
+    CHECK(played->request.authorization == "Bearer k");
+    CHECK(played->request.peer == "127.0.0.1");
+    ApiProgress progress;
+    progress.has_begun = progress.is_over = true;
+    progress.status = 429;
+    progress.fields = {{"Retry-After", "7"}};
+    progress.bytes = "{}";
+    played->Say(progress);
+    CHECK(fixture.Receives("HTTP/1.1 429"));
+    CHECK(fixture.Receives("Retry-After: 7\r\n"));
+    CHECK(fixture.Receives("\r\n\r\n{}"));
+    CHECK(played->WaitUntilGone());
+  }
+}
+
+TEST_CASE("an api's stream goes out piece by piece, and the connection goes on") {
+  ApiFixture fixture;
+  fixture.Send(kPlayedPost);
+  const auto played = fixture.api->Wait(0);
+  played->Say(Piece("one"));
+  CHECK(fixture.Receives("Transfer-Encoding: chunked\r\n"));
+  CHECK(fixture.Receives("3\r\none\r\n"));
+  played->Say(Piece(std::string(20, 'x')));
+  CHECK(fixture.Receives("14\r\nxxxxxxxxxxxxxxxxxxxx\r\n"));
+  played->Say(Piece("end", true));
+  CHECK(fixture.Receives("3\r\nend\r\n0\r\n\r\n"));
+  fixture.Send("GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n");
+  CHECK(fixture.Receives("ok\n"));
+}
+
+TEST_CASE("an api's stream of HTTP/1.0 has no chunks and ends with the connection") {
+  ApiFixture fixture;
+  fixture.Send("GET /played HTTP/1.0\r\n\r\n");
+  const auto played = fixture.api->Wait(0);
+  played->Say(Piece("one"));
+  played->Say(Piece("end", true));
+  CHECK(fixture.Receives("\r\n\r\noneend"));
+  CHECK_FALSE(fixture.Receives("more"));
+}
+
+TEST_CASE("a stream that has nothing to say says so, and before it begins nothing is said") {
+  ApiFixture fixture(std::chrono::milliseconds(20));
+  fixture.Send(kPlayedPost);
+  const auto played = fixture.api->Wait(0);
+  played->Say(Piece(""));
+  CHECK(fixture.Receives("8\r\n: idle\n\n\r\n"));
+  CHECK(fixture.Receives("8\r\n: idle\n\n\r\n"));
+  played->Say(Piece("end", true));
+  CHECK(fixture.Receives("end"));
+}
+
+TEST_CASE("an answer whose client has gone is given up, in a stream and before it") {
+  for (const bool has_begun : {false, true}) {
+    CAPTURE(has_begun);
+    ApiFixture fixture;
+    fixture.Send(kPlayedPost);
+    const auto played = fixture.api->Wait(0);
+    if (has_begun) {
+      played->Say(Piece("one"));
+      CHECK(fixture.Receives("one"));
+    }
+    fixture.socket.close();
+    CHECK(played->WaitUntilGone());
+  }
+}
+
+TEST_CASE("a body that is larger than an api takes is refused in its way, announced or not") {
+  for (const std::string& length : {std::string("Content-Length: 100001"), std::string("Transfer-Encoding: chunked")}) {
+    CAPTURE(length);
+    ApiFixture fixture;
+    fixture.Send("POST /played HTTP/1.1\r\nHost: t\r\n" + length + "\r\n\r\n186a1\r\n" + std::string(100'001, 'x'));
+    CHECK(fixture.Receives("HTTP/1.1 413"));
+    CHECK(fixture.Receives("refused: request too large: expected at most 100000 bytes"));
+  }
+  ApiFixture fixture;
+  fixture.Send("POST /other HTTP/1.1\r\nHost: t\r\nContent-Length: 70000\r\n\r\n");
+  CHECK(fixture.Receives("HTTP/1.1 400"));
+}
+
+TEST_CASE("who asks whether to go on is told so") {
+  ApiFixture fixture;
+  fixture.Send("POST /played HTTP/1.1\r\nHost: t\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n");
+  CHECK(fixture.Receives("HTTP/1.1 100 Continue\r\n\r\n"));
+  fixture.Send("body");
+  CHECK(fixture.api->Wait(0)->request.body == "body");
+}
+
+TEST_CASE("stopping by force ends an api's stream") {
+  ApiFixture fixture;
+  fixture.Send(kPlayedPost);
+  const auto played = fixture.api->Wait(0);
+  played->Say(Piece("one"));
+  CHECK(fixture.Receives("one"));
+  fixture.fixture.server->Stop(std::chrono::steady_clock::now());
+  CHECK(played->WaitUntilGone());
+  CHECK_FALSE(fixture.Receives("more"));
+}
+
+TEST_CASE("readiness is apart from being alive") {
+  Options options;
+  std::atomic<bool> is_ready{false};
+  options.ready = [&is_ready] { return is_ready.load(); };
+  Fixture fixture({}, std::move(options));
+  Connection connection(*fixture.server);
+  CHECK(connection.Get("/healthz").result_int() == 200);
+  CHECK(connection.Get("/readyz").result_int() == 503);
+  is_ready = true;
+  CHECK(connection.Get("/readyz").result_int() == 200);
 }
 
 TEST_CASE("a port in use is an error") {
