@@ -4,6 +4,8 @@
 #include <random>
 #include <set>
 
+#include "server/completion/prefix_cache.h"
+
 namespace holo::completion {
 namespace {
 
@@ -55,6 +57,7 @@ struct Service::Work {
   JobId id = 0;
   std::shared_ptr<Reply> reply;
   std::shared_ptr<const Model> model;
+  std::size_t model_index = 0;
   generation::Options options;
   std::vector<Group> groups;
   std::vector<Text> texts;
@@ -97,7 +100,8 @@ Service::Service(Options options, std::vector<std::shared_ptr<const Model>> mode
       queue_(kSeconds),
       batch_(kSizes),
       scheduler_(options_.limits),
-      pool_(std::max(1u, options_.threads)) {
+      pool_(std::max(1u, options_.threads)),
+      prefixes_(std::make_unique<PrefixCache>()) {
   steps_thread_ = std::thread([this] { RunSteps(); });
   prepare_thread_ = std::thread([this] { Prepare(); });
 }
@@ -161,6 +165,7 @@ Result<std::shared_ptr<Reply>> Service::Submit(Request request, std::function<vo
   auto reply = std::make_shared<Reply>();
   work->model = reply->model_ = model;
   work->reply = reply;
+  work->model_index = static_cast<std::size_t>(std::find(models_.begin(), models_.end(), model) - models_.begin());
   work->deadline = request.deadline;
   work->submitted = Clock::now();
   reply->choices_ = request.choices;
@@ -320,7 +325,10 @@ void Service::RunSteps() {
       for (const scheduler::Share& share : plan) works.push_back(works_.at(share.job).get());
     }
     // Works end on this thread only: the pointers stay valid.
-    if (!plan.empty()) RunPlan(plan, works, wakes);
+    if (plan.empty()) continue;
+    ShrinkPrefixes();
+    RunPlan(plan, works, wakes);
+    ShrinkPrefixes();
   }
 }
 
@@ -334,12 +342,16 @@ Result<void> Service::Join(Work& work, Text& text) {
     memory = group.memory->Fork();
     options.scores_prompt = false;  // the first has done that
     if (--group.to_join == 0) group.memory.reset();
+  } else if (options_.caches_prefixes && !options.scores_prompt) {
+    // The last token is always run.
+    prefixes_->Find(work.model_index, prompt, prompt.size() - 1, memory);
   }
   HOLO_ASSIGN_OR_RETURN(text.session, generation::Session::Create(work.model->engine(), prompt, options,
                                                                   std::move(memory)));
   if (text.is_first) {
     const std::lock_guard lock(work.reply->mutex_);
     work.reply->usage_.cached_tokens += text.session->reused_tokens();
+    cached_tokens_ += text.session->reused_tokens();
   }
   if (!work.has_joined) queue_.Observe(SecondsSince(work.submitted));
   work.has_joined = true;
@@ -375,7 +387,12 @@ void Service::Accept(Work& work, Text& text, generation::Piece& piece, Wakes& wa
     if (piece.finish != generation::Finish::kEndToken) event.tokens.push_back(TokenOf(std::move(*piece.choice)));
   }
   text.last_token = now;
-  if (event.finish != generation::Finish::kNone) {
+  // The prompt as soon as it is through, for those that come with the same one; the text when it has ended.
+  const bool is_over = event.finish != generation::Finish::kNone;
+  if (options_.caches_prefixes && (is_over || (is_beginning && text.is_first))) {
+    prefixes_->Keep(work.model_index, text.session->memory());
+  }
+  if (is_over) {
     text.session.reset();
     --work.left;
   }
@@ -383,6 +400,17 @@ void Service::Accept(Work& work, Text& text, generation::Piece& piece, Wakes& wa
   if (piece.choice) ++work.reply->usage_.completion_tokens;
   work.reply->news_.events.push_back(std::move(event));
   wakes.replies.insert(work.reply);
+}
+
+// What running texts may take goes first.
+void Service::ShrinkPrefixes() {
+  std::uint64_t taken = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    taken = scheduler_.statistics().memory_bytes;
+  }
+  prefix_evictions_ += prefixes_->Shrink(options_.limits.memory_bytes - taken);
+  prefix_bytes_ = prefixes_->bytes();
 }
 
 void Service::RunPlan(std::span<const scheduler::Share> plan, std::span<Work* const> works, Wakes& wakes) {
@@ -462,6 +490,9 @@ Statistics Service::statistics() const {
   statistics.prompt_tokens = prompt_tokens_;
   statistics.generated_tokens = generated_tokens_;
   statistics.steps = steps_;
+  statistics.cached_tokens = cached_tokens_;
+  statistics.prefix_bytes = prefix_bytes_;
+  statistics.prefix_evictions = prefix_evictions_;
   statistics.memory_limit_bytes = options_.limits.memory_bytes;
   statistics.first_token_seconds = first_token_.snapshot();
   statistics.token_seconds = per_token_.snapshot();

@@ -2,7 +2,8 @@
 //
 // A Service has one or more models and one thread that runs them, step by step, as scheduler::Scheduler plans. Submit()
 // checks a request, turns its text into tokens and queues it; what is written comes through the Reply that it returns.
-// A text depends on its prompt, options, seed and model alone: not on what else runs, nor on what is cached.
+// A text depends on its prompt, options, seed and model alone: not on what else runs, nor on what is cached. (A cached block
+// holds the bits that reading the prompt again would give.)
 //
 // All members may be called from any thread. A Reply's `wake` is called from the service's thread and must not block.
 #pragma once
@@ -187,6 +188,8 @@ struct Options {
   scheduler::Limits limits;
   unsigned threads = 2;                     // that compute
   std::uint32_t default_max_tokens = 1024;  // where a request says nothing
+  // Keep what has been read and written, as far as there is memory, for prompts that begin with it.
+  bool caches_prefixes = true;
   std::function<void(const std::string&)> log;
 };
 
@@ -196,6 +199,9 @@ struct Statistics {
   std::uint64_t cancelled = 0;  // by their clients or deadlines
   std::uint64_t failed = 0;
   std::uint64_t prompt_tokens = 0;  // run
+  std::uint64_t cached_tokens = 0;  // of prompts, that need not be run
+  std::uint64_t prefix_bytes = 0;   // kept of texts that have ended, for prompts that begin like them
+  std::uint64_t prefix_evictions = 0;  // of blocks
   std::uint64_t generated_tokens = 0;
   std::uint64_t steps = 0;
   scheduler::Statistics now;
@@ -205,6 +211,8 @@ struct Statistics {
   Histogram::Snapshot queue_seconds;        // until the first sequence joins
   Histogram::Snapshot batch_size;           // sequences in a step
 };
+
+class PrefixCache;
 
 class Service {
  public:
@@ -249,6 +257,7 @@ class Service {
   void RunPlan(std::span<const scheduler::Share> plan, std::span<Work* const> works, Wakes& wakes);
   Result<void> Join(Work& work, Text& text);
   void Accept(Work& work, Text& text, generation::Piece& piece, Wakes& wakes);
+  void ShrinkPrefixes();
   void End(scheduler::JobId id, std::optional<Error> failure, Wakes& wakes);
 
   const Options options_;
@@ -256,7 +265,7 @@ class Service {
   std::atomic<bool> is_draining_{false};
   std::atomic<bool> is_aborting_{false};
   std::atomic<std::uint64_t> requests_{0}, refused_{0}, cancelled_{0}, failed_{0}, prompt_tokens_{0},
-      generated_tokens_{0}, steps_{0};
+      generated_tokens_{0}, steps_{0}, cached_tokens_{0}, prefix_bytes_{0}, prefix_evictions_{0};
   Histogram first_token_, per_token_, queue_, batch_;
 
   mutable std::mutex mutex_;
@@ -272,6 +281,7 @@ class Service {
 
   compute::ThreadPool pool_;           // of the thread that runs steps
   transformer::Workspace workspace_;  // likewise
+  const std::unique_ptr<PrefixCache> prefixes_;  // likewise
   std::thread steps_thread_, prepare_thread_;
 };
 

@@ -140,6 +140,24 @@ def a_stream_has_the_same_text_and_ends_properly(folder, a):
             check(text == whole["choices"][0]["message"]["content"], f"expected {whole}, found {text!r}")
 
 
+def the_next_turn_of_a_conversation_reads_only_what_is_new(folder, a):
+    with TextServer(a) as server:
+        messages = [{"role": "user", "content": "Tell me of the house by the sea, and who lived there, and of " * 8}]
+        body = {"messages": messages, "max_tokens": 60, "seed": 4}
+        first = server.ask("/v1/chat/completions", body)[2]
+        check(first["usage"]["prompt_tokens_details"]["cached_tokens"] == 0, f"found {first['usage']}")
+        again = server.ask("/v1/chat/completions", body)[2]
+        check(again["choices"] == first["choices"], "expected the same text after a hit")
+        check(again["usage"]["prompt_tokens_details"]["cached_tokens"] >= 64, f"found {again['usage']}")
+        messages += [dict(first["choices"][0]["message"]), {"role": "user", "content": "And then?"}]
+        second = server.ask("/v1/chat/completions", body)[2]
+        usage = second["usage"]
+        check(usage["prompt_tokens"] - usage["prompt_tokens_details"]["cached_tokens"] < 64, f"found {usage}")
+        with TextServer(a) as fresh:
+            check(fresh.ask("/v1/chat/completions", body)[2]["choices"] == second["choices"],
+                  "expected the same text after a hit and without")
+
+
 def who_goes_away_stops_the_text(folder, a):
     with TextServer(a, "--max-batch", "1") as server:
         long = {"prompt": "x", "max_tokens": 1000, "ignore_eos": True, "n": 8}
@@ -271,7 +289,8 @@ if __name__ == "__main__":
     parser.add_argument("--holod", required=True)
     parser.add_argument("--model", required=True)
     main([a_seed_gives_the_same_text_alone_in_a_batch_and_from_the_tool, scores_give_the_perplexity_of_the_tool,
-          a_stream_has_the_same_text_and_ends_properly, who_goes_away_stops_the_text,
+          a_stream_has_the_same_text_and_ends_properly,
+          the_next_turn_of_a_conversation_reads_only_what_is_new, who_goes_away_stops_the_text,
           a_full_queue_says_when_to_come_again_and_the_server_stays_alive, a_long_prompt_does_not_hold_up_others,
           a_signal_lets_texts_end_and_takes_no_more, keys_are_asked_for, hostile_requests_are_refused_and_cost_nothing],
          parser.parse_args())

@@ -144,6 +144,12 @@ Cache Cache::Fork() const {
   return copy;
 }
 
+void Cache::Adopt(const SharedBlock& shared) {
+  blocks_.resize(tokens_ / kBlockTokens);
+  blocks_.push_back(shared.block_);
+  tokens_ += kBlockTokens;
+}
+
 std::size_t Cache::bytes() const {
   std::size_t sum = 0;
   for (const auto& block : blocks_) sum += block->size();

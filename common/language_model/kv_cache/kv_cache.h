@@ -228,6 +228,17 @@ struct LayerWeights {
 [[nodiscard]] Result<std::shared_ptr<const Scheme>> MakeProjectedScheme(const Basis& basis,
                                                                         std::span<const LayerWeights> layers);
 
+// A full block of some cache, which never changes, to be part of others that begin with the same tokens.
+class SharedBlock {
+ public:
+  [[nodiscard]] std::size_t bytes() const { return block_->size(); }
+
+ private:
+  friend class Cache;
+  explicit SharedBlock(std::shared_ptr<compute::AlignedBytes> block) : block_(std::move(block)) {}
+  std::shared_ptr<compute::AlignedBytes> block_;
+};
+
 class Cache {
  public:
   // Takes no memory for tokens yet.
@@ -237,6 +248,10 @@ class Cache {
 
   // A second sequence with the same tokens so far. Full blocks are shared, the last one is copied.
   [[nodiscard]] Cache Fork() const;
+  // Block `block`, which must be full.
+  [[nodiscard]] SharedBlock Share(std::size_t block) const { return SharedBlock(blocks_[block]); }
+  // Adds a full block behind full ones: of a cache of the same scheme, the same place, and the same tokens before it.
+  void Adopt(const SharedBlock& shared);
 
   [[nodiscard]] const Scheme& scheme() const { return *scheme_; }
   [[nodiscard]] std::size_t tokens() const { return tokens_; }

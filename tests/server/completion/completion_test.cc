@@ -198,6 +198,63 @@ TEST_CASE("a request whose deadline has passed ends, and so does everything on a
   CHECK(testing::ReadAll(*reply, bell).failure->code == Code::kUnavailable);
 }
 
+TEST_CASE("a prompt that begins like an earlier text is read from where they part, and changes nothing") {
+  testing::TinyModel model;
+  model.context = 512;
+  Options without;
+  without.caches_prefixes = false;
+  TinyService plain(without, model);
+  TinyService cached({}, model);
+  const std::string beginning(100, 'b');
+  const Written first = Write(*cached.service, TextRequest(beginning, 60, 1));
+  CHECK(first.usage.cached_tokens == 0);
+  CHECK(cached.service->statistics().prefix_bytes == cached.service->models()[0]->BytesOf(159 / 32 * 32));
+  struct Row {
+    std::string prompt;
+    std::size_t cached;
+  };
+  const Row rows[] = {
+      {beginning, 96},                        // of 100 tokens, three blocks of 32
+      {beginning.substr(0, 96), 64},          // the last token is always run
+      {beginning.substr(0, 97), 96},
+      {beginning.substr(0, 50) + "other", 32},
+      {"x" + beginning, 0},
+  };
+  for (const Row& row : rows) {
+    CAPTURE(row.prompt);
+    const Written hit = Write(*cached.service, TextRequest(row.prompt, 40, 7));
+    CHECK(hit.usage.cached_tokens == row.cached);
+    const Written miss = Write(*plain.service, TextRequest(row.prompt, 40, 7));
+    CHECK(miss.usage.cached_tokens == 0);
+    CHECK(Ids(hit.tokens[0]) == Ids(miss.tokens[0]));
+  }
+  // What was written is remembered, too: the next turn of a conversation begins with it.
+  Request next = TextRequest("", 10, 3);
+  std::vector<std::uint32_t> tokens = cached.service->models()[0]->Encode(beginning);
+  for (const Token& token : first.tokens[0]) tokens.push_back(token.id);
+  next.prompts = {tokens};
+  CHECK(Write(*cached.service, next).usage.cached_tokens == 128);
+  next.model = "other";
+  next.prompts = {beginning.substr(0, 40)};
+  CHECK(Write(*cached.service, next).usage.cached_tokens == 0);
+}
+
+TEST_CASE("ended texts make room for those that run") {
+  testing::TinyModel model;
+  model.context = 512;
+  Options options;
+  TinyService measure({}, model);
+  options.limits.memory_bytes = measure.service->models()[0]->BytesOf(320);
+  TinyService tiny(options, model);
+  for (char c = 'a'; c <= 'z'; ++c) {
+    CHECK_FALSE(Write(*tiny.service, TextRequest(std::string(64, c), 200)).failure);
+    CHECK(tiny.service->statistics().prefix_bytes <= options.limits.memory_bytes);
+  }
+  CHECK(tiny.service->statistics().prefix_evictions > 0);
+  // The most recent one is there still.
+  CHECK(Write(*tiny.service, TextRequest(std::string(64, 'z'), 2)).usage.cached_tokens == 32);
+}
+
 TEST_CASE("a conversation is written down by the template, or refused by the message's number") {
   TinyService tiny;
   using chat_template::Role;

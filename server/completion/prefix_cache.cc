@@ -1,0 +1,73 @@
+#include "server/completion/prefix_cache.h"
+
+#include <algorithm>
+
+namespace holo::completion {
+
+using kv_cache::kBlockTokens;
+
+std::size_t PrefixCache::Hash::operator()(const Key& key) const {
+  // FNV-1a in steps of a token. Equal hashes are told apart by the key.
+  std::uint64_t hash = 0xCBF29CE484222325u ^ key.parent ^ (key.is_first ? 1u : 0u);
+  for (const std::uint32_t token : key.tokens) hash = (hash ^ token) * 0x100000001B3u;
+  return static_cast<std::size_t>(hash ^ (hash >> 32));
+}
+
+PrefixCache::Node* PrefixCache::Look(std::size_t model, const Node* parent, std::span<const std::uint32_t> tokens) {
+  const auto found =
+      nodes_.find({parent == nullptr ? model : parent->id, parent == nullptr, {tokens.begin(), tokens.end()}});
+  return found == nodes_.end() ? nullptr : &found->second;
+}
+
+// From the last block to the first, so that none is cut off before those that need it.
+void PrefixCache::Touch(Node* node) {
+  for (; node != nullptr; node = node->parent) by_use_.splice(by_use_.end(), by_use_, node->use);
+}
+
+void PrefixCache::Find(std::size_t model, std::span<const std::uint32_t> prompt, std::size_t most_tokens,
+                       generation::Memory& memory) {
+  const std::size_t blocks = std::min(prompt.size(), most_tokens) / kBlockTokens;
+  Node* last = nullptr;
+  for (std::size_t i = 0; i < blocks; ++i) {
+    const auto tokens = prompt.subspan(i * kBlockTokens, kBlockTokens);
+    Node* const node = Look(model, last, tokens);
+    if (node == nullptr) break;
+    memory.cache.Adopt(node->block);
+    memory.tokens.insert(memory.tokens.end(), tokens.begin(), tokens.end());
+    last = node;
+  }
+  Touch(last);
+}
+
+void PrefixCache::Keep(std::size_t model, const generation::Memory& memory) {
+  Node* last = nullptr;
+  for (std::size_t i = 0; (i + 1) * kBlockTokens <= memory.cache.tokens(); ++i) {
+    const auto tokens = std::span(memory.tokens).subspan(i * kBlockTokens, kBlockTokens);
+    Node* node = Look(model, last, tokens);
+    if (node == nullptr) {
+      const Key key{last == nullptr ? model : last->id, last == nullptr, {tokens.begin(), tokens.end()}};
+      const auto added = nodes_.emplace(key, Node{nullptr, next_id_++, last, memory.cache.Share(i), {}}).first;
+      node = &added->second;
+      node->key = &added->first;
+      node->use = by_use_.insert(by_use_.end(), node);
+      bytes_ += node->block.bytes();
+    }
+    last = node;
+  }
+  Touch(last);
+}
+
+std::size_t PrefixCache::Shrink(std::uint64_t bytes) {
+  std::size_t count = 0;
+  while (bytes_ > bytes) {
+    // Touch() leaves each node before those that it needs: the first one is needed by none.
+    Node* const node = by_use_.front();
+    by_use_.pop_front();
+    bytes_ -= node->block.bytes();
+    nodes_.erase(nodes_.find(*node->key));
+    ++count;
+  }
+  return count;
+}
+
+}  // namespace holo::completion

@@ -1,0 +1,56 @@
+// Blocks of key-value caches by the tokens that they are of and all tokens before them: a trie with the least recently used
+// ends cut off first. The module's inside; one thread at a time.
+#pragma once
+
+#include <cstdint>
+#include <list>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "common/language_model/generation/generation.h"
+
+namespace holo::completion {
+
+class PrefixCache {
+ public:
+  // Adds to `memory`, which is empty, the longest beginning of `prompt` that is known, in whole blocks and at most
+  // `most_tokens`. What differs in `model` has nothing in common.
+  void Find(std::size_t model, std::span<const std::uint32_t> prompt, std::size_t most_tokens,
+            generation::Memory& memory);
+  // Keeps the full blocks.
+  void Keep(std::size_t model, const generation::Memory& memory);
+  // Forgets what has not been used for longest, until no more than `bytes` are kept. How many blocks that were.
+  std::size_t Shrink(std::uint64_t bytes);
+
+  [[nodiscard]] std::uint64_t bytes() const { return bytes_; }
+
+ private:
+  // What comes before: the node's number, or for a first block that of the model.
+  struct Key {
+    std::uint64_t parent = 0;
+    bool is_first = false;
+    std::vector<std::uint32_t> tokens;
+
+    friend bool operator==(const Key&, const Key&) = default;
+  };
+  struct Hash {
+    std::size_t operator()(const Key& key) const;
+  };
+  struct Node {
+    const Key* key = nullptr;
+    std::uint64_t id = 0;
+    Node* parent = nullptr;
+    kv_cache::SharedBlock block;
+    std::list<Node*>::iterator use;
+  };
+  Node* Look(std::size_t model, const Node* parent, std::span<const std::uint32_t> tokens);
+  void Touch(Node* node);
+
+  std::unordered_map<Key, Node, Hash> nodes_;
+  std::list<Node*> by_use_;  // the least recent first; a node stands before those that it needs
+  std::uint64_t next_id_ = 1;
+  std::uint64_t bytes_ = 0;
+};
+
+}  // namespace holo::completion
