@@ -273,6 +273,19 @@ inline constexpr std::size_t kPlaneCodes = 32;
 void ExpandPlanes(const std::uint8_t* codes, unsigned bits, float scale, float* out);
 void PackPlanes(const std::uint8_t* values, unsigned bits, std::uint8_t* codes);
 
+// A tile whose keys and values are the same coordinates, in codes of planes: a record for each token, of a byte for every
+// group of kPlaneCodes coordinates, that chooses its scale, and then the groups' codes.
+struct CodedTile {
+  const std::uint8_t* records = nullptr;  // kTileTokens of them, each bits.size() + 4 * (the sum of bits) bytes
+  std::span<const std::uint8_t> bits;     // of each group, 1..8
+  const float* scales = nullptr;          // [256]
+};
+// AttendTile() over what ExpandPlanes() makes of the tile, but a group at a time, and scales are multiplied with sums and
+// weights, so that last bits differ. rows.dims is kPlaneCodes times the number of groups. `next`, which may be null, is
+// where the records lie that will be wanted soon.
+void AttendCodedTile(const AttentionRows& rows, const CodedTile& tile, const std::uint8_t* visible,
+                     const std::uint8_t* next);
+
 // out [columns, kTileTokens] = in [kTileTokens, columns] transposed; `columns` is a multiple of kPanel.
 void TransposeTile(const float* in, std::size_t columns, float* out);
 

@@ -43,6 +43,10 @@ void AttendStoredTile(const AttentionRows& rows, const StoredTile& tile, const s
 void ExpandPlanes(const std::uint8_t* codes, unsigned bits, float scale, float* out) {
   plain::ExpandPlanes(codes, bits, scale, out);
 }
+void AttendCodedTile(const AttentionRows& rows, const CodedTile& tile, const std::uint8_t* visible,
+                     const std::uint8_t*) {
+  plain::AttendCodedTile(rows, tile, visible);
+}
 void TransposeTile(const float* in, std::size_t columns, float* out) {
   plain::TransposeTile(in, columns, out);
 }
@@ -108,6 +112,9 @@ void AttendStored(const AttentionRows& rows, const StoredTile& tile, const std::
 }
 void Planes(const std::uint8_t* codes, unsigned bits, float scale, float* out) {
   plain::ExpandPlanes(codes, bits, scale, out);
+}
+void AttendCoded(const AttentionRows& rows, const CodedTile& tile, const std::uint8_t* visible, const std::uint8_t*) {
+  plain::AttendCodedTile(rows, tile, visible);
 }
 void Transpose(const float* in, std::size_t columns, float* out) {
   plain::TransposeTile(in, columns, out);
@@ -792,36 +799,214 @@ void AttendStored(const AttentionRows& rows, const StoredTile& tile, const std::
   }
 }
 
-void Planes(const std::uint8_t* codes, unsigned bits, float scale, float* out) {
-  // The codes of as many lanes lie in one word, as 8 codes have at most 32 bits.
-  const EightF32 d;
-  constexpr std::size_t kPlaneLanes = hn::MaxLanes(EightF32());
-  const hn::RebindToSigned<EightF32> i32;
-  const hn::RebindToUnsigned<EightF32> u32;
-  const hn::Rebind<std::uint8_t, EightF32> u8;
-  using VU = hn::Vec<decltype(u32)>;
-  const VU lane = hn::Iota(u32, 0);
-  const auto middle = hn::Set(d, static_cast<float>((1u << bits) - 1) / 2);
-  const auto step = hn::Set(d, scale);
-  for (std::size_t first = 0; first < kPlaneCodes; first += kPlaneLanes) {
-    VU value = hn::Zero(u32);
+using U8 = hn::CappedTag<std::uint8_t, kPlaneCodes>;
+constexpr std::size_t kBytes = hn::MaxLanes(U8());
+
+// kPlaneCodes codes of planes as a byte each.
+HWY_INLINE void JoinPlanes(const std::uint8_t* HWY_RESTRICT codes, unsigned bits, std::uint8_t* HWY_RESTRICT out) {
+  const U8 u8;
+  const hn::Repartition<std::uint16_t, U8> u16;
+  const hn::Repartition<std::uint32_t, U8> u32;
+  const hn::Rebind<std::uint8_t, decltype(u16)> half;
+  const hn::Rebind<std::uint8_t, decltype(u32)> quarter;
+  for (std::size_t first = 0; first < kPlaneCodes; first += kBytes) {
     const std::uint8_t* from = codes;
+    auto value = hn::Zero(u16);
     if ((bits & 8) != 0) {
-      value = hn::PromoteTo(u32, hn::LoadU(u8, from + first));
+      value = hn::BitCast(u16, hn::LoadU(u8, from + first));
       from += 32;
     }
-    for (const unsigned plane : {4u, 2u, 1u}) {
-      if ((bits & plane) == 0) continue;
-      const std::size_t bit = first * plane;
-      std::uint32_t word = 0;
-      std::memcpy(&word, from + bit / 32 * 4, sizeof(word));
-      const VU shift = hn::Add(hn::Mul(lane, hn::Set(u32, plane)), hn::Set(u32, static_cast<std::uint32_t>(bit % 32)));
-      const VU part = hn::And(hn::Shr(hn::Set(u32, word), shift), hn::Set(u32, (1u << plane) - 1));
-      value = hn::Or(hn::Shl(value, hn::Set(u32, plane)), part);
-      from += 4 * plane;
+    if ((bits & 4) != 0) {
+      const auto two = hn::PromoteTo(u16, hn::LoadU(half, from + first / 2));
+      const auto part = hn::And(hn::Or(two, hn::ShiftLeft<4>(two)), hn::Set(u16, 0x0F0F));
+      value = hn::Or(hn::ShiftLeft<4>(value), part);  // no code reaches into the next byte
+      from += 16;
     }
-    const auto number = hn::ConvertTo(d, hn::BitCast(i32, value));
-    hn::StoreU(hn::Mul(hn::Sub(number, middle), step), d, out + first);
+    if ((bits & 2) != 0) {
+      const auto four = hn::PromoteTo(u32, hn::LoadU(quarter, from + first / 4));
+      const auto pairs = hn::Or(four, hn::ShiftLeft<12>(four));
+      const auto part = hn::And(hn::Or(pairs, hn::ShiftLeft<6>(pairs)), hn::Set(u32, 0x03030303));
+      value = hn::Or(hn::ShiftLeft<2>(value), hn::BitCast(u16, part));
+      from += 8;
+    }
+    if ((bits & 1) != 0) {
+      std::uint32_t word = 0;
+      std::memcpy(&word, from + first / 8, kBytes / 8);
+      alignas(32) static constexpr std::uint8_t kByte[32] = {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1,
+                                                             2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3};
+      alignas(32) static constexpr std::uint8_t kBit[32] = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128,
+                                                            1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
+      const auto spread = hn::TableLookupBytes(hn::BitCast(u8, hn::Set(u32, word)), hn::Load(u8, kByte));
+      const auto part = hn::IfThenElseZero(hn::TestBit(spread, hn::Load(u8, kBit)), hn::Set(u8, 1));
+      value = hn::Or(hn::Add(value, value), hn::BitCast(u16, part));
+    }
+    hn::StoreU(hn::BitCast(u8, value), u8, out + first);
+  }
+}
+
+HWY_INLINE VF FloatCodes(const std::uint8_t* codes, VF middle) {
+  const hn::Rebind<std::uint8_t, F32> u8;
+  return hn::Sub(hn::ConvertTo(F32(), hn::PromoteTo(I32(), hn::LoadU(u8, codes))), middle);
+}
+
+void Planes(const std::uint8_t* codes, unsigned bits, float scale, float* out) {
+  const F32 d;
+  HWY_ALIGN std::uint8_t bytes[kPlaneCodes];
+  JoinPlanes(codes, bits, bytes);
+  const VF middle = hn::Set(d, static_cast<float>((1u << bits) - 1) / 2);
+  for (std::size_t i = 0; i < kPlaneCodes; i += kLanes) {
+    hn::StoreU(hn::Mul(FloatCodes(bytes + i, middle), hn::Set(d, scale)), d, out + i);
+  }
+}
+
+// out [32, 32] = in [32, 32] transposed.
+HWY_INLINE void TransposeBytes(const std::uint8_t* HWY_RESTRICT in, std::uint8_t* HWY_RESTRICT out) {
+  const hn::FixedTag<std::uint8_t, 16> d;
+  using V = hn::Vec<decltype(d)>;
+  for (std::size_t row = 0; row < 32; row += 16) {
+    for (std::size_t column = 0; column < 32; column += 16) {
+      V a[16];
+      V b[16];
+      for (std::size_t i = 0; i < 16; ++i) a[i] = hn::LoadU(d, in + (row + i) * 32 + column);
+      // Each turn moves every byte's row and column on by one bit: after four they have changed places.
+      const auto shuffle = [&](const V* from, V* to) HWY_ATTR {
+        for (std::size_t i = 0; i < 8; ++i) {
+          to[2 * i] = hn::InterleaveLower(d, from[i], from[i + 8]);
+          to[2 * i + 1] = hn::InterleaveUpper(d, from[i], from[i + 8]);
+        }
+      };
+      shuffle(a, b);
+      shuffle(b, a);
+      shuffle(a, b);
+      shuffle(b, a);
+      for (std::size_t i = 0; i < 16; ++i) hn::StoreU(a[i], d, out + (column + i) * 32 + row);
+    }
+  }
+}
+
+// One group of a tile: its codes, a row for each token, and its scales.
+template <unsigned kBits>
+void JoinRows(const std::uint8_t* HWY_RESTRICT codes, const std::uint8_t* HWY_RESTRICT of_scales,
+              std::size_t record_bytes, const float* HWY_RESTRICT table, std::uint8_t* HWY_RESTRICT out,
+              float* HWY_RESTRICT scales) {
+  for (std::size_t token = 0; token < kTileTokens; ++token) {
+    JoinPlanes(codes + token * record_bytes, kBits, out + token * kPlaneCodes);
+    scales[token] = table[of_scales[token * record_bytes]];
+  }
+}
+
+// numbers = codes - middle.
+HWY_INLINE void Centre(const std::uint8_t* HWY_RESTRICT codes, unsigned bits, float* HWY_RESTRICT numbers) {
+  const F32 d;
+  const VF middle = hn::Set(d, static_cast<float>((1u << bits) - 1) / 2);
+  for (std::size_t i = 0; i < kTileTokens * kPlaneCodes; i += kLanes) {
+    hn::StoreU(FloatCodes(codes + i, middle), d, numbers + i);
+  }
+}
+
+// kRows rows' scores of one group are added to their weights.
+template <std::size_t kRows>
+HWY_INLINE void AddScores(const AttentionRows& rows, std::size_t row, std::size_t first, const float* HWY_RESTRICT numbers,
+                          const float* HWY_RESTRICT scales, bool add) {
+  const F32 d;
+  const float* HWY_RESTRICT queries = rows.queries + row * rows.dims + first;
+  float* HWY_RESTRICT weights = rows.weights + row * kTileTokens;
+  constexpr std::size_t kAtOnce = kPanelsOfRows * kVectors;
+  for (std::size_t token = 0; token < kTileTokens; token += kAtOnce * kLanes) {
+    VF sums[kRows][kAtOnce];
+    for (auto& of_row : sums) {
+      for (VF& sum : of_row) sum = hn::Zero(d);
+    }
+    for (std::size_t i = 0; i < kPlaneCodes; ++i) {
+      VF keys[kAtOnce];
+      for (std::size_t v = 0; v < kAtOnce; ++v) keys[v] = hn::LoadU(d, numbers + i * kTileTokens + token + v * kLanes);
+      for (std::size_t r = 0; r < kRows; ++r) {
+        const VF query = hn::Set(d, queries[r * rows.dims + i]);
+        for (std::size_t v = 0; v < kAtOnce; ++v) sums[r][v] = hn::MulAdd(query, keys[v], sums[r][v]);
+      }
+    }
+    for (std::size_t v = 0; v < kAtOnce; ++v) {
+      const VF scale = hn::LoadU(d, scales + token + v * kLanes);
+      for (std::size_t r = 0; r < kRows; ++r) {
+        float* const to = weights + r * kTileTokens + token + v * kLanes;
+        hn::StoreU(hn::MulAdd(sums[r][v], scale, add ? hn::LoadU(d, to) : hn::Zero(d)), d, to);
+      }
+    }
+  }
+}
+
+// kRows rows' means of one group's values are added to their sums.
+template <std::size_t kRows>
+HWY_INLINE void AddMeans(const AttentionRows& rows, std::size_t row, std::size_t first, const float* HWY_RESTRICT numbers,
+                         const float* HWY_RESTRICT scales) {
+  const F32 d;
+  const float* HWY_RESTRICT weights = rows.weights + row * kTileTokens;
+  float* HWY_RESTRICT sums = rows.sums + row * rows.dims + first;
+  HWY_ALIGN float scaled[kRows * kTileTokens];
+  for (std::size_t token = 0; token < kTileTokens; token += kLanes) {
+    const VF scale = hn::LoadU(d, scales + token);
+    for (std::size_t r = 0; r < kRows; ++r) {
+      hn::StoreU(hn::Mul(hn::LoadU(d, weights + r * kTileTokens + token), scale), d, scaled + r * kTileTokens + token);
+    }
+  }
+  for (std::size_t i = 0; i < kPlaneCodes; i += kPanelsOfRows * kPanel) {
+    SmallBlock<kRows, kPanelsOfRows>(scaled, kTileTokens, numbers + i, kPlaneCodes, kTileTokens, sums + i, rows.dims,
+                                     /*add=*/true);
+  }
+}
+
+void AttendCoded(const AttentionRows& rows, const CodedTile& tile, const std::uint8_t* visible,
+                 const std::uint8_t* next) {
+  static_assert(kTileTokens == 32 && kPlaneCodes == 32);
+  // Of so many groups what the keys needed is kept for the values.
+  constexpr std::size_t kKept = 16;
+  HWY_ALIGN std::uint8_t all_codes[kKept * kTileTokens * kPlaneCodes];
+  HWY_ALIGN float all_scales[kKept * kTileTokens];
+  HWY_ALIGN std::uint8_t transposed[kTileTokens * kPlaneCodes];
+  HWY_ALIGN float numbers[kTileTokens * kPlaneCodes];
+  const std::size_t groups = tile.bits.size();
+  std::size_t record_bytes = groups;
+  for (const std::uint8_t bits : tile.bits) record_bytes += 4 * bits;
+  const auto join = [&](std::size_t group, std::size_t from) HWY_ATTR {
+    static constexpr decltype(&JoinRows<1>) kJoin[] = {&JoinRows<1>, &JoinRows<2>, &JoinRows<3>, &JoinRows<4>,
+                                                       &JoinRows<5>, &JoinRows<6>, &JoinRows<7>, &JoinRows<8>};
+    kJoin[tile.bits[group] - 1u](tile.records + from, tile.records + group, record_bytes, tile.scales,
+                                 all_codes + group % kKept * kTileTokens * kPlaneCodes,
+                                 all_scales + group % kKept * kTileTokens);
+  };
+  const auto by_rows = [&](const auto& six, const auto& two, const auto& one) HWY_ATTR {
+    std::size_t row = 0;
+    for (; row + 6 <= rows.rows; row += 6) six(row);
+    for (; row + 2 <= rows.rows; row += 2) two(row);
+    for (; row < rows.rows; ++row) one(row);
+  };
+  const std::size_t step = kTileTokens * record_bytes / groups / 2;
+  std::size_t from = groups;
+  for (std::size_t group = 0; group < groups; ++group) {
+    if (next != nullptr) PrefetchSpan(next + group * step, step);
+    join(group, from);
+    const float* const scales = all_scales + group % kKept * kTileTokens;
+    TransposeBytes(all_codes + group % kKept * kTileTokens * kPlaneCodes, transposed);
+    Centre(transposed, tile.bits[group], numbers);
+    const std::size_t first = group * kPlaneCodes;
+    const bool add = group > 0;
+    by_rows([&](std::size_t row) HWY_ATTR { AddScores<6>(rows, row, first, numbers, scales, add); },
+            [&](std::size_t row) HWY_ATTR { AddScores<2>(rows, row, first, numbers, scales, add); },
+            [&](std::size_t row) HWY_ATTR { AddScores<1>(rows, row, first, numbers, scales, add); });
+    from += std::size_t{4} * tile.bits[group];
+  }
+  for (std::size_t row = 0; row < rows.rows; ++row) WeighRow(rows, row, visible[row]);
+  from = groups;
+  for (std::size_t group = 0; group < groups; ++group) {
+    if (next != nullptr) PrefetchSpan(next + (groups + group) * step, step);
+    if (groups > kKept) join(group, from);
+    const float* const scales = all_scales + group % kKept * kTileTokens;
+    Centre(all_codes + group % kKept * kTileTokens * kPlaneCodes, tile.bits[group], numbers);
+    const std::size_t first = group * kPlaneCodes;
+    by_rows([&](std::size_t row) HWY_ATTR { AddMeans<6>(rows, row, first, numbers, scales); },
+            [&](std::size_t row) HWY_ATTR { AddMeans<2>(rows, row, first, numbers, scales); },
+            [&](std::size_t row) HWY_ATTR { AddMeans<1>(rows, row, first, numbers, scales); });
+    from += std::size_t{4} * tile.bits[group];
   }
 }
 
@@ -871,6 +1056,7 @@ HWY_EXPORT(HalfTo);
 HWY_EXPORT(TileExpanded);
 HWY_EXPORT(AttendStored);
 HWY_EXPORT(Planes);
+HWY_EXPORT(AttendCoded);
 HWY_EXPORT(Transpose);
 HWY_EXPORT(Name);
 
@@ -908,6 +1094,10 @@ void AttendStoredTile(const AttentionRows& rows, const StoredTile& tile, const s
 }
 void ExpandPlanes(const std::uint8_t* codes, unsigned bits, float scale, float* out) {
   HWY_DYNAMIC_DISPATCH(Planes)(codes, bits, scale, out);
+}
+void AttendCodedTile(const AttentionRows& rows, const CodedTile& tile, const std::uint8_t* visible,
+                     const std::uint8_t* next) {
+  HWY_DYNAMIC_DISPATCH(AttendCoded)(rows, tile, visible, next);
 }
 void TransposeTile(const float* in, std::size_t columns, float* out) {
   HWY_DYNAMIC_DISPATCH(Transpose)(in, columns, out);

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <vector>
 
 namespace holo::compute::plain {
 namespace {
@@ -231,6 +232,25 @@ void ExpandPlanes(const std::uint8_t* codes, unsigned bits, float scale, float* 
     codes += 4 * plane;
   }
   for (unsigned i = 0; i < kPlaneCodes; ++i) out[i] = (static_cast<float>(values[i]) - middle) * scale;
+}
+
+void AttendCodedTile(const AttentionRows& rows, const CodedTile& tile, const std::uint8_t* visible) {
+  std::size_t record_bytes = tile.bits.size();
+  for (const std::uint8_t bits : tile.bits) record_bytes += 4 * bits;
+  std::vector<float> values(kTileTokens * rows.dims);
+  std::vector<float> keys(values.size());
+  for (std::size_t token = 0; token < kTileTokens; ++token) {
+    const std::uint8_t* scale = tile.records + token * record_bytes;
+    const std::uint8_t* codes = scale + tile.bits.size();
+    float* out = values.data() + token * rows.dims;
+    for (const std::uint8_t bits : tile.bits) {
+      plain::ExpandPlanes(codes, bits, tile.scales[*scale++], out);
+      codes += 4 * bits;
+      out += kPlaneCodes;
+    }
+  }
+  plain::TransposeTile(values.data(), rows.dims, keys.data());
+  plain::AttendTile(rows, keys.data(), values.data(), visible);
 }
 
 void TransposeTile(const float* in, std::size_t columns, float* out) {

@@ -40,6 +40,7 @@ void ToHalf(const float* values, std::size_t count, std::uint16_t* out);
 void FromHalf(const std::uint16_t* values, std::size_t count, float* out);
 void ExpandTile(const StoredTile& tile, float* keys, float* values);
 void ExpandPlanes(const std::uint8_t* codes, unsigned bits, float scale, float* out);
+void AttendCodedTile(const AttentionRows& rows, const CodedTile& tile, const std::uint8_t* visible);
 void TransposeTile(const float* in, std::size_t columns, float* out);
 
 }  // namespace plain

@@ -11,8 +11,6 @@ namespace {
 
 // Rows of queries that meet a tile together: enough to pay for expanding it, few enough to stay in the second cache.
 constexpr std::size_t kRowsAtOnce = 96;
-// As many rows are quicker where a tile lies than where it was expanded to.
-constexpr std::size_t kFewRows = 2;
 
 // One part of one request, in groups of tokens.
 void AttendPart(std::size_t layer, std::size_t part, const Request& request, float* scratch) {
@@ -54,18 +52,11 @@ void AttendPart(std::size_t layer, std::size_t part, const Request& request, flo
         visible[row] = static_cast<std::uint8_t>(std::clamp(seen, from, from + kBlockTokens) - from);
       }
       const std::size_t block = from / kBlockTokens;
-      if (rows.rows <= kFewRows) {
-        if (const auto stored = scheme.Stored(part, cache.Stored(layer, block))) {
-          const bool more = from + kBlockTokens < end;
-          // Of the same size, so that its parts lie alike.
-          const auto next = more ? scheme.Stored(part, cache.Stored(layer, block + 1)) : std::nullopt;
-          const auto part_bytes = 2 * static_cast<std::size_t>(stored->values - stored->keys);
-          compute::AttendStoredTile(rows, *stored, visible, next ? next->keys : nullptr, part_bytes);
-          continue;
-        }
-      }
-      const Scheme::Tile tile = scheme.Expand(layer, part, block, std::min(kBlockTokens, end - from),
-                                              cache.Stored(layer, block), tile_scratch);
+      const std::uint8_t* const stored = cache.Stored(layer, block);
+      const std::uint8_t* const next = from + kBlockTokens < end ? cache.Stored(layer, block + 1) : nullptr;
+      if (scheme.AttendStored({layer, part, block, stored, next}, rows, visible)) continue;
+      const Scheme::Tile tile = scheme.Expand(layer, part, block, std::min(kBlockTokens, end - from), stored,
+                                              tile_scratch);
       compute::AttendTile(rows, tile.keys, tile.values, visible);
     }
     for (std::size_t row = 0; row < rows.rows; ++row) {

@@ -15,7 +15,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -126,10 +125,19 @@ class Scheme {
   // may lie there or in `stored`.
   [[nodiscard]] virtual Tile Expand(std::size_t layer, std::size_t part, std::size_t block, std::size_t tokens,
                                     const std::uint8_t* stored, float* scratch) const = 0;
-  // The part's tile as it lies in `stored`, where a kernel can read that; the same for all layers and blocks.
-  [[nodiscard]] virtual std::optional<compute::StoredTile> Stored(std::size_t part, const std::uint8_t* stored) const {
-    (void)part, (void)stored;
-    return std::nullopt;
+  // AttendTile() over Expand() of a block, but from where it lies; false, and nothing done, where that is not the faster
+  // way. For one token the result has the same bits however many `rows` there are: a scheme does the same for any number
+  // of them, unless it is the same to the last bit.
+  struct Place {
+    std::size_t layer = 0;
+    std::size_t part = 0;
+    std::size_t block = 0;
+    const std::uint8_t* stored = nullptr;
+    const std::uint8_t* next = nullptr;  // the share of the block that comes next, if any
+  };
+  virtual bool AttendStored(const Place& place, const compute::AttentionRows& rows, const std::uint8_t* visible) const {
+    (void)place, (void)rows, (void)visible;
+    return false;
   }
   // Weighted means of stored values [tokens, heads_per_part, dims] become the part's columns of out [tokens, width].
   virtual void Finish(std::size_t layer, std::size_t part, const float* means, std::size_t tokens,

@@ -66,7 +66,7 @@ class PlainScheme final : public Scheme {
 
   Tile Expand(std::size_t, std::size_t part, std::size_t, std::size_t, const std::uint8_t* stored,
               float* scratch) const override {
-    const compute::StoredTile tile = *Stored(part, stored);
+    const compute::StoredTile tile = Stored(part, stored);
     if (precision_ == Precision::kF32) {
       return {reinterpret_cast<const float*>(tile.keys), reinterpret_cast<const float*>(tile.values)};
     }
@@ -75,7 +75,30 @@ class PlainScheme final : public Scheme {
     return {scratch, values};
   }
 
-  std::optional<compute::StoredTile> Stored(std::size_t part, const std::uint8_t* stored) const override {
+  bool AttendStored(const Place& place, const compute::AttentionRows& rows,
+                    const std::uint8_t* visible) const override {
+    if (rows.rows > kFewRows) return false;
+    const std::uint8_t* const next = place.next == nullptr ? nullptr : place.next + place.part * PartBytes();
+    compute::AttendStoredTile(rows, Stored(place.part, place.stored), visible, next, PartBytes());
+    return true;
+  }
+
+  void Finish(std::size_t, std::size_t part, const float* means, std::size_t tokens, float* out) const override {
+    const std::size_t head_width = geometry().head_width;
+    for (std::size_t token = 0; token < tokens; ++token) {
+      float* to = out + token * geometry().width() + part * heads_per_part() * head_width;
+      for (std::size_t head = 0; head < heads_per_part(); ++head, means += dims_, to += head_width) {
+        std::copy_n(means, head_width, to);
+      }
+    }
+  }
+
+  static constexpr std::size_t kMostDims = compute::kMostTileDims;
+  // As many rows are quicker where a tile lies than where it was expanded to.
+  static constexpr std::size_t kFewRows = 2;
+
+ private:
+  compute::StoredTile Stored(std::size_t part, const std::uint8_t* stored) const {
     constexpr compute::TileType kTypes[] = {compute::TileType::kF32, compute::TileType::kF16, compute::TileType::kInt8,
                                             compute::TileType::kInt4};
     compute::StoredTile tile;
@@ -90,20 +113,6 @@ class PlainScheme final : public Scheme {
     }
     return tile;
   }
-
-  void Finish(std::size_t, std::size_t part, const float* means, std::size_t tokens, float* out) const override {
-    const std::size_t head_width = geometry().head_width;
-    for (std::size_t token = 0; token < tokens; ++token) {
-      float* to = out + token * geometry().width() + part * heads_per_part() * head_width;
-      for (std::size_t head = 0; head < heads_per_part(); ++head, means += dims_, to += head_width) {
-        std::copy_n(means, head_width, to);
-      }
-    }
-  }
-
-  static constexpr std::size_t kMostDims = compute::kMostTileDims;
-
- private:
   bool quantised() const { return precision_ == Precision::kInt8 || precision_ == Precision::kInt4; }
   std::size_t CodeBytes() const {
     constexpr std::size_t kBits[] = {32, 16, 8, 4};

@@ -38,7 +38,8 @@ std::vector<float> Product(std::span<const float> a, std::span<const float> b, s
 
 // The heads' maps from `keys` and `values`, both [rank, width]: what a coordinate of 1 adds to keys and values.
 LayerMaps MakeMaps(const Geometry& geometry, std::size_t rank, std::size_t dims, std::span<const float> keys,
-                   std::span<const float> values, std::span<const float> value_offset) {
+                   std::span<const float> values, std::span<const float> value_offset,
+                   const std::shared_ptr<compute::Arena>& arena) {
   LayerMaps maps;
   const std::size_t width = geometry.width();
   const std::size_t head_width = geometry.head_width;
@@ -52,9 +53,9 @@ LayerMaps MakeMaps(const Geometry& geometry, std::size_t rank, std::size_t dims,
         value_map[i * head_width + j] = values[i * width + head * head_width + j];
       }
     }
-    maps.queries.push_back(Matrix::PackTransposed(compute::WeightType::kF32, head_width, dims, query_map, {}));
+    maps.queries.push_back(Matrix::PackTransposed(compute::WeightType::kF32, head_width, dims, query_map, {}, arena));
     maps.values.push_back(Matrix::Pack(compute::WeightType::kF32, dims, head_width, value_map,
-                                       value_offset.subspan(head * head_width, head_width)));
+                                       value_offset.subspan(head * head_width, head_width), arena));
   }
   return maps;
 }
@@ -94,6 +95,16 @@ class ProjectedScheme : public Scheme {
   explicit ProjectedScheme(const Basis& basis) : Scheme(basis.geometry, bytes::Sha256(SerialiseBasis(basis))) {
     // Heads share what is expanded for them; six rows are what a kernel takes at a time.
     while (basis.geometry.heads % heads_together_ != 0) --heads_together_;
+    constexpr auto kF32 = compute::WeightType::kF32;
+    const std::size_t head_width = basis.geometry.head_width;
+    std::size_t bytes = 0;
+    for (const BasisLayer& layer : basis.layers) {
+      const std::size_t dims = compute::RoundUp(layer.rank, compute::kPanel);
+      bytes += basis.geometry.heads *
+                   (Matrix::Share(kF32, head_width, dims) + Matrix::Share(kF32, dims, head_width)) +
+               (basis.method == Method::kReport ? 2 : 1) * Matrix::Share(kF32, basis.geometry.width(), layer.rank);
+    }
+    arena_ = std::make_shared<compute::Arena>(bytes);
   }
 
   // Coordinates of the normalised row.
@@ -104,9 +115,9 @@ class ProjectedScheme : public Scheme {
     const std::vector<float> values = Product(from.decoder, weights.value_weights, width, width);
     std::vector<float> offset = Product(from.mean, weights.value_weights, width, width);
     for (std::size_t i = 0; i < width; ++i) offset[i] += weights.value_bias[i];
-    maps_.push_back(MakeMaps(geometry(), from.rank, dims_.back(), keys, values, offset));
+    maps_.push_back(MakeMaps(geometry(), from.rank, dims_.back(), keys, values, offset, arena_));
     encoders_.emplace_back().push_back(Matrix::Pack(compute::WeightType::kF32, width, from.rank, from.encoder,
-                                                    CentringBias(from.mean, from.encoder, from.rank)));
+                                                    CentringBias(from.mean, from.encoder, from.rank), arena_));
   }
 
   void Prepare(std::size_t layer, const Rows& rows, float* out, compute::Scratch& scratch,
@@ -117,6 +128,7 @@ class ProjectedScheme : public Scheme {
   std::vector<std::size_t> dims_;  // of each layer
   std::vector<LayerMaps> maps_;
   std::vector<std::vector<Matrix>> encoders_;  // of the normalised row, or of keys and of values
+  std::shared_ptr<compute::Arena> arena_;  // of all these matrices
 
  private:
   std::size_t heads_together_ = 6;
@@ -187,6 +199,14 @@ class LatentScheme final : public ProjectedScheme {
     std::fill(values + tokens * rank, values + kBlockTokens * rank, 0.0f);
     compute::TransposeTile(values, rank, keys);
     return {keys, values};
+  }
+
+  bool AttendStored(const Place& place, const compute::AttentionRows& rows,
+                    const std::uint8_t* visible) const override {
+    if (place.block == 0) return false;  // has exact tokens
+    const compute::CodedTile tile = {place.stored, bits_[place.layer], scales_.data()};
+    compute::AttendCodedTile(rows, tile, visible, place.next);
+    return true;
   }
 
  private:
@@ -345,10 +365,10 @@ class ReportScheme final : public ProjectedScheme {
           for (std::size_t j = 0; j < rank; ++j) transposed[which][j * width + i] = own[i * rank + j];
         }
         encoders.push_back(Matrix::Pack(compute::WeightType::kF32, width, rank, own,
-                                        CentringBias(mean.subspan(which * width, width), own, rank)));
+                                        CentringBias(mean.subspan(which * width, width), own, rank), arena_));
       }
       maps_.push_back(
-          MakeMaps(geometry(), rank, dims_.back(), transposed[0], transposed[1], mean.subspan(width, width)));
+          MakeMaps(geometry(), rank, dims_.back(), transposed[0], transposed[1], mean.subspan(width, width), arena_));
       encoders_.push_back(std::move(encoders));
       bytes.push_back(2 * rank * kBlockTokens * sizeof(std::uint16_t));
     }

@@ -331,6 +331,56 @@ TEST_CASE("A stored tile is expanded as the plain loops do it, and attended to w
   }
 }
 
+TEST_CASE("A tile of coded coordinates is attended to as if it had been expanded") {
+  const std::vector<std::uint8_t> bits = {8, 7, 6, 5, 4, 3, 2, 1};
+  std::size_t record_bytes = bits.size();
+  for (const std::uint8_t of_group : bits) record_bytes += std::size_t{4} * of_group;
+  const std::size_t dims = bits.size() * kPlaneCodes;
+  std::vector<std::uint8_t> records(kTileTokens * record_bytes);
+  std::mt19937 random(5);
+  for (std::uint8_t& byte : records) byte = static_cast<std::uint8_t>(random());
+  std::vector<float> scales(256);
+  for (std::size_t i = 0; i < scales.size(); ++i) scales[i] = 0.01f + 0.001f * static_cast<float>(i);
+  const CodedTile tile = {records.data(), bits, scales.data()};
+  const std::size_t most_rows = 9;
+  const std::vector<float> queries = Noise(most_rows * dims, 7, 0.01f);
+  const std::vector<float> sums = Noise(most_rows * dims, 8);
+  std::vector<float> of_all;
+  for (const std::size_t count : {9, 6, 2, 1}) {
+    CAPTURE(count);
+    std::vector<std::uint8_t> visible(count, kTileTokens);
+    visible[0] = 5;
+    struct State {
+      std::vector<float> sums, largest, total, weights;
+    };
+    const State before = {sums, std::vector<float>(count, 0.1f), std::vector<float>(count, 2),
+                          std::vector<float>(count * kTileTokens)};
+    State fast = before;
+    State slow = before;
+    const auto rows = [&](State& state) {
+      return AttentionRows{count, dims, queries.data(), state.sums.data(), state.largest.data(), state.total.data(),
+                           state.weights.data()};
+    };
+    AttendCodedTile(rows(fast), tile, visible.data(), records.data());
+    plain::AttendCodedTile(rows(slow), tile, visible.data());
+    // A score is a sum of products of which each is below 0.05 * 127.5 * 0.265, a value below 127.5 * 0.265: their
+    // roundings, one for each of dims, come to an error of a weight, and 32 weighted values follow.
+    const double score_error = 1.7 * static_cast<double>(dims) * 0x1p-24 * static_cast<double>(dims);
+    for (std::size_t row = 0; row < count; ++row) {
+      CHECK(std::abs(fast.largest[row] - slow.largest[row]) <= score_error);
+      CHECK(std::abs(fast.total[row] - slow.total[row]) <= 34 * score_error);
+      double worst = 0;
+      for (std::size_t i = row * dims; i < (row + 1) * dims; ++i) {
+        worst = std::max(worst, std::abs(double{fast.sums[i]} - slow.sums[i]));
+      }
+      CHECK(worst <= 34 * 34 * score_error);
+    }
+    CHECK(fast.sums != sums);
+    if (of_all.empty()) of_all = fast.sums;
+    CHECK(std::equal(fast.sums.begin(), fast.sums.begin() + static_cast<std::ptrdiff_t>(count * dims), of_all.begin()));
+  }
+}
+
 TEST_CASE("Half precision is rounded to nearest even and comes back exactly") {
   struct Row {
     const char* name;
