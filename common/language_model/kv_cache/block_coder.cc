@@ -96,34 +96,47 @@ int CodeNumber(Coder& coder, std::size_t context, int number) {
 }
 
 template <typename Coder>
+unsigned CodeExponent(Coder& coder, unsigned exponent) {
+  unsigned coded = 0;
+  while (coded < kMostExponent && coder.Decide(exponent > coded, kMostDigits)) ++coded;
+  return coded;
+}
+
+// How large a number is for its class, when 2^shift of its units are one of the class's.
+std::int64_t Ratio(int number, std::int64_t inverse, int shift) {
+  const std::int64_t scaled = std::abs(std::int64_t{number}) * inverse;
+  return std::min(kMostRatio, shift >= 0 ? scaled >> shift : scaled << -shift);
+}
+
+template <typename Coder>
 void CodeBlock(Coder& coder, std::span<const CodedLayer> layers, std::size_t tokens, std::size_t fine_tokens) {
   for (const CodedLayer& layer : layers) {
     const std::size_t rank = layer.classes.size();
     std::int64_t of_token = kUsual;
+    int shift_before = 0;
     for (std::size_t token = 0; token < tokens; ++token) {
       std::int16_t* const row = layer.numbers + token * rank;
-      const unsigned fine = token < fine_tokens ? kFineShift : 0;
+      const unsigned exponent = CodeExponent(coder, layer.exponents[token]);
+      layer.exponents[token] = static_cast<std::uint8_t>(exponent);
+      const int shift = static_cast<int>(token < fine_tokens ? kFineShift : 0) - static_cast<int>(exponent);
       const std::int16_t* const before_row = token == 0 ? row : row - rank;
-      const unsigned fine_before = token <= fine_tokens ? kFineShift : 0;
       std::int64_t neighbour = of_token;
       for (std::size_t i = 0; i < rank; ++i) {
         const std::size_t own = layer.classes[i];
         const std::int64_t inverse = InverseDeviation(own);
         std::int64_t expected = of_token;
         if (own >= kTellingClass) {
-          const std::int64_t before =
-              token == 0
-                  ? of_token
-                  : std::min(kMostRatio, std::abs(std::int64_t{before_row[i]}) * inverse >> fine_before);
+          const std::int64_t before = token == 0 ? of_token : Ratio(before_row[i], inverse, shift_before);
           expected = (2 * of_token + neighbour + before) >> 2;
         }
-        const int context = std::clamp(static_cast<int>(own + 4 * fine) + Shift(expected) + 8, 0,
+        const int context = std::clamp(static_cast<int>(own) + 4 * shift + Shift(expected) + 8, 0,
                                        static_cast<int>(kContexts) - 1);
         row[i] = static_cast<std::int16_t>(CodeNumber(coder, static_cast<std::size_t>(context), row[i]));
         if (own < kTellingClass) continue;
-        neighbour = std::min(kMostRatio, std::abs(std::int64_t{row[i]}) * inverse >> fine);
+        neighbour = Ratio(row[i], inverse, shift);
         of_token += (neighbour - of_token) >> 4;
       }
+      shift_before = shift;
     }
   }
 }
@@ -179,7 +192,7 @@ std::vector<std::uint8_t> MakeCoderTable(const CoderCounts& counts) {
       double one = 0.5;
       if (decision == 0) {
         one = Below(deviation, 1);
-      } else if (decision < 16) {
+      } else if (decision < kMostDigits) {
         here = 1 - Below(deviation, std::exp2(decision - 1));
         one = 1 - Below(deviation, std::exp2(decision));
       } else if (decision >= 18) {

@@ -19,8 +19,8 @@ namespace holo::kv_cache {
 inline constexpr std::size_t kClasses = 64;
 // What a number is coded by: its class, moved by how large its neighbours are for theirs.
 inline constexpr std::size_t kContexts = 96;
-// Of one context: "is it 0", then "has it another binary digit" 15 times, then the digit behind the leading one, for
-// each number of digits.
+// Of one context: "is it 0", then "has it another binary digit" 14 times, in the first context "is the exponent larger",
+// then the digit behind the leading one, for each number of digits.
 inline constexpr std::size_t kDecisions = 32;
 // First probabilities of a 1, in 1/256, 1..255: [kContexts, kDecisions].
 static_assert(kCoderTableBytes == kContexts * kDecisions);
@@ -29,14 +29,16 @@ static_assert(kCoderTableBytes == kContexts * kDecisions);
 struct CodedLayer {
   std::span<const std::uint8_t> classes;  // [rank], each below kClasses
   std::int16_t* numbers = nullptr;        // [tokens, rank], -32767..32767
+  std::uint8_t* exponents = nullptr;      // [tokens], at most kMostExponent: a token's numbers count 2^exponent each
 };
+inline constexpr unsigned kMostExponent = 24;
 
 // The first `fine_tokens` tokens have numbers that are 2^kFineShift times as large as their classes say.
 inline constexpr unsigned kFineShift = 1;
 
 [[nodiscard]] std::vector<std::uint8_t> EncodeBlock(std::span<const CodedLayer> layers, std::size_t tokens,
                                                     std::size_t fine_tokens, std::span<const std::uint8_t> table);
-// Fills `numbers`. kDataLoss where the code is too short or too long, or a number out of range.
+// Fills `numbers` and `exponents`. kDataLoss where the code is too short or too long, or a number out of range.
 [[nodiscard]] Result<void> DecodeBlock(std::span<const std::uint8_t> code, std::string_view name,
                                        std::span<const CodedLayer> layers, std::size_t tokens, std::size_t fine_tokens,
                                        std::span<const std::uint8_t> table);

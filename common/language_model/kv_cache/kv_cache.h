@@ -185,8 +185,8 @@ enum class Method : std::uint8_t {
   kReport = 2,
   // Coordinates as in kLatent, but all of them rounded to whole numbers of one step, which costs every coordinate the
   // same error. In memory they take 2 bytes each; SaveCache() and SaveBlock() code them by their deviations, without
-  // further loss, in a fraction of that. Of the first kExactTokens tokens the step is a half. Numbers beyond +-32767
-  // are clipped: a step of less than 2^-14 of what coordinates reach is too small.
+  // further loss, in a fraction of that. Of the first kExactTokens tokens the step is a half. Where a token of a layer
+  // has numbers beyond +-32767, its step is doubled until it has none.
   kStored = 3,
 };
 [[nodiscard]] std::string_view MethodName(Method method);

@@ -263,7 +263,7 @@ class LatentScheme final : public ProjectedScheme {
   std::array<float, 256> scales_{};
 };
 
-// One layer of a block: [32, rank] whole numbers of 16 bits.
+// One layer of a block: [32, rank] whole numbers of 16 bits, and 32 bytes: each token's exponent.
 class StoredScheme final : public ProjectedScheme {
  public:
   StoredScheme(const Basis& basis, std::span<const LayerWeights> weights)
@@ -273,7 +273,7 @@ class StoredScheme final : public ProjectedScheme {
       const BasisLayer& from = basis.layers[layer];
       AddLatentLayer(from, weights[layer]);
       classes_.push_back(from.classes);
-      bytes.push_back(kBlockTokens * from.rank * sizeof(std::int16_t));
+      bytes.push_back(kBlockTokens * (from.rank * sizeof(std::int16_t) + 1));
     }
     SetLayerBytes(bytes, bytes);
   }
@@ -285,7 +285,15 @@ class StoredScheme final : public ProjectedScheme {
   void Write(std::size_t layer, std::size_t block, std::size_t place, const Rows&, std::size_t, const float* prepared,
              std::uint8_t* stored) const override {
     auto* const numbers = reinterpret_cast<std::int16_t*>(stored) + place * rank(layer);
-    const float steps = block == 0 && place < kExactTokens ? kFineSteps : 1;
+    float steps = block == 0 && place < kExactTokens ? kFineSteps : 1;
+    // The first tokens of a text may be hundreds of times as large as all others.
+    float largest = 0;
+    for (std::size_t i = 0; i < rank(layer); ++i) largest = std::max(largest, std::abs(prepared[i]) * steps);
+    std::uint8_t& exponent = Exponents(layer, stored)[place];
+    for (exponent = 0; largest > 32767 && exponent < kMostExponent; ++exponent) {
+      largest /= 2;
+      steps /= 2;
+    }
     for (std::size_t i = 0; i < rank(layer); ++i) {
       const float clipped = std::min(32767.0f, std::max(-32767.0f, prepared[i] * steps));  // of NaN, too
       numbers[i] = static_cast<std::int16_t>((clipped + 12582912.0f) - 12582912.0f);  // the nearest, without a call
@@ -299,7 +307,9 @@ class StoredScheme final : public ProjectedScheme {
     float* const values = scratch;
     float* const keys = scratch + dims * kBlockTokens;
     for (std::size_t token = 0; token < tokens; ++token) {
-      const float step = block == 0 && token < kExactTokens ? 1 / kFineSteps : 1;
+      const unsigned exponent = Exponents(layer, const_cast<std::uint8_t*>(stored))[token];
+      const float step =
+          static_cast<float>(1u << exponent) * (block == 0 && token < kExactTokens ? 1 / kFineSteps : 1);
       float* const out = values + token * dims;
       for (std::size_t i = 0; i < rank(layer); ++i) out[i] = static_cast<float>(numbers[token * rank(layer) + i]) * step;
       std::fill(out + rank(layer), out + dims, 0.0f);
@@ -331,11 +341,15 @@ class StoredScheme final : public ProjectedScheme {
   static constexpr float kFineSteps = 1 << kFineShift;
 
   [[nodiscard]] std::size_t rank(std::size_t layer) const { return classes_[layer].size(); }
+  [[nodiscard]] std::uint8_t* Exponents(std::size_t layer, std::uint8_t* stored) const {
+    return stored + kBlockTokens * rank(layer) * sizeof(std::int16_t);
+  }
   static std::size_t FineTokens(std::size_t block) { return block == 0 ? kExactTokens : 0; }
   std::vector<CodedLayer> Layers(std::size_t block, std::uint8_t* stored) const {
     std::vector<CodedLayer> layers;
     for (std::size_t layer = 0; layer < classes_.size(); ++layer) {
-      layers.push_back({classes_[layer], reinterpret_cast<std::int16_t*>(stored + offset(layer, block))});
+      std::uint8_t* const share = stored + offset(layer, block);
+      layers.push_back({classes_[layer], reinterpret_cast<std::int16_t*>(share), Exponents(layer, share)});
     }
     return layers;
   }

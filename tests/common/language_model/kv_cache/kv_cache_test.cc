@@ -312,12 +312,14 @@ struct Coded {
   static constexpr std::size_t kFine = 4;
   std::vector<std::uint8_t> classes;
   std::vector<std::int16_t> numbers;
+  std::vector<std::uint8_t> exponents;
   double bits = 0;  // their entropy
 
   explicit Coded(std::size_t rank, std::uint32_t seed = 1) {
     for (std::size_t i = 0; i < rank; ++i) {
       classes.push_back(static_cast<std::uint8_t>(50 - 44 * i / rank));
     }
+    exponents.assign(kTokens, 0);
     std::mt19937 random(seed);
     std::normal_distribution<double> normal(0, 1);
     for (std::size_t token = 0; token < kTokens; ++token) {
@@ -330,7 +332,7 @@ struct Coded {
       }
     }
   }
-  CodedLayer Layer() { return {classes, numbers.data()}; }
+  CodedLayer Layer() { return {classes, numbers.data(), exponents.data()}; }
 };
 
 TEST_CASE("the coder gives numbers back, in about the bytes that their distribution has") {
@@ -358,13 +360,41 @@ TEST_CASE("the coder takes any numbers, also those that its table thinks impossi
   for (std::int16_t& number : coded.numbers) {
     number = static_cast<std::int16_t>(static_cast<int>(random() % 65535) - 32767);
   }
+  for (std::uint8_t& exponent : coded.exponents) exponent = static_cast<std::uint8_t>(random() % (kMostExponent + 1));
   const std::vector<std::int16_t> expected = coded.numbers;
+  const std::vector<std::uint8_t> exponents = coded.exponents;
   const CodedLayer layer = coded.Layer();
   const Bytes table(kCoderTableBytes, 1);
   const Bytes code = EncodeBlock({&layer, 1}, Coded::kTokens, Coded::kFine, table);
   std::fill(coded.numbers.begin(), coded.numbers.end(), std::int16_t{0});
+  std::fill(coded.exponents.begin(), coded.exponents.end(), std::uint8_t{0});
   REQUIRE(DecodeBlock(code, "block", {&layer, 1}, Coded::kTokens, Coded::kFine, table));
   CHECK(coded.numbers == expected);
+  CHECK(coded.exponents == exponents);
+}
+
+TEST_CASE("a token that is too large for the stored tier's step gets a larger one, and loses no more than half of it") {
+  const Geometry geometry{1, 1, 32};
+  const Basis basis = StoredBasis(geometry);  // steps of a twentieth, and of a fortieth for the first four tokens
+  const std::vector<LayerWeights> weights = {{std::vector<float>(32 * 32), std::vector<float>(32 * 32), std::vector<float>(32)}};
+  const auto scheme = MakeProjectedScheme(basis, weights).value();
+  std::vector<float> prepared(8 * 32);
+  for (std::size_t i = 0; i < prepared.size(); ++i) prepared[i] = 7.3f * static_cast<float>(i % 32) - 100;
+  prepared[0] = 40000;     // of halves, in the first token
+  prepared[7 * 32] = -1e6f;  // behind the first four
+  Cache cache(scheme);
+  const Rows rows{8, prepared.data(), nullptr, nullptr, 32};
+  cache.Append(0, rows, prepared.data());
+  cache.Commit(8);
+  std::vector<float> scratch(2 * 32 * kBlockTokens);
+  const Scheme::Tile tile = scheme->Expand(0, 0, 0, 8, cache.Stored(0, 0), scratch.data());
+  constexpr float kSteps[] = {2, 0.5f, 0.5f, 0.5f, 1, 1, 1, 32};  // 80000 < 4 * 32767, 1e6 < 32 * 32767
+  for (std::size_t token = 0; token < 8; ++token) {
+    CAPTURE(token);
+    for (std::size_t i = 0; i < 32; ++i) {
+      CHECK(std::abs(tile.values[token * 32 + i] - prepared[token * 32 + i]) <= kSteps[token] / 2);
+    }
+  }
 }
 
 TEST_CASE("a code with bytes missing or left over is refused") {
