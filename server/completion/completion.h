@@ -42,6 +42,20 @@ inline constexpr std::size_t kMaxChoices = 128;  // of one prompt
 inline constexpr std::size_t kMaxSequences = 1024;  // of one request
 inline constexpr std::size_t kMaxMessages = 4096;
 
+// Who may ask. Constant after construction.
+class ApiKeys {
+ public:
+  // None: everybody may.
+  ApiKeys() = default;
+  explicit ApiKeys(std::vector<std::string> keys) : keys_(std::move(keys)) {}
+  // `authorization` is the header, "Bearer KEY"; compared in a time that tells nothing of the keys. The result is a name for
+  // fairness: of the key, or `peer` where there are none. kUnauthenticated.
+  [[nodiscard]] Result<std::string> Admit(std::string_view authorization, const std::string& peer) const;
+
+ private:
+  std::vector<std::string> keys_;
+};
+
 // A model that is served. Constant after Open().
 class Model {
  public:

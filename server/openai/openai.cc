@@ -133,16 +133,6 @@ class Answer : public ApiAnswer {
   std::shared_ptr<State> state_;
 };
 
-// The time must not tell how much of a guess is right.
-bool IsSame(std::string_view guess, std::string_view key) {
-  unsigned difference = guess.size() == key.size() ? 0 : 1;
-  for (std::size_t i = 0; i < guess.size(); ++i) {
-    difference |= static_cast<unsigned>(static_cast<unsigned char>(guess[i]) ^
-                                        static_cast<unsigned char>(key.empty() ? 0 : key[i % key.size()]));
-  }
-  return difference == 0;
-}
-
 class OpenAi : public transports::http::Api {
  public:
   OpenAi(Options options, completion::Service& service) : options_(std::move(options)), service_(service) {}
@@ -164,7 +154,7 @@ class OpenAi : public transports::http::Api {
     auto answer = std::make_unique<openai::Answer>(state);
     const bool is_chat = request.path == kChat;
     state->id = (is_chat ? "chatcmpl-" : "cmpl-") + RandomId();
-    const Result<std::string> client = Admit(request);
+    const Result<std::string> client = options_.keys.Admit(request.authorization, request.peer);
     if (!client) {
       state->error = client.error();
       return answer;
@@ -189,22 +179,6 @@ class OpenAi : public transports::http::Api {
   }
 
  private:
-  // Who asks, for fairness.
-  Result<std::string> Admit(const ApiRequest& request) const {
-    if (options_.keys.empty()) return request.peer;
-    constexpr std::string_view kBearer = "Bearer ";
-    std::string_view said = request.authorization;
-    if (said.starts_with(kBearer)) said.remove_prefix(kBearer.size());
-    std::size_t found = options_.keys.size();
-    for (std::size_t i = 0; i < options_.keys.size(); ++i) {
-      if (IsSame(said, options_.keys[i])) found = i;
-    }
-    if (found < options_.keys.size()) return "key " + std::to_string(found);
-    return Fail(Code::kUnauthenticated,
-                said.empty() ? "expected an API key in the header Authorization: Bearer KEY, found none"
-                             : "expected an API key of this server, found another one");
-  }
-
   void Models(const std::string& path, State& state) const {
     if (path == kModels) {
       json data = json::array();

@@ -91,7 +91,7 @@ class Writer {
 };
 
 struct Options {
-  std::vector<std::string> keys;  // one of which clients must say; none: everybody may come
+  completion::ApiKeys keys;
   std::function<void(const std::string&)> log;
 };
 // `service` must outlive the result and its answers.

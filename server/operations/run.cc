@@ -200,7 +200,7 @@ Result<void> Serve(const ServerOptions& options, const Signals& signals, spdlog:
     http_options.max_connections = options.max_connections;
     http_options.log = log_line;
     if (texts) {
-      http_options.api = openai::MakeApi({api_keys, log_line}, *texts);
+      http_options.api = openai::MakeApi({completion::ApiKeys(api_keys), log_line}, *texts);
       http_options.ready = [&texts, most = std::size_t{options.max_queue}] {
         return !texts->is_draining() && texts->statistics().now.queued < most;
       };
@@ -221,6 +221,8 @@ Result<void> Serve(const ServerOptions& options, const Signals& signals, spdlog:
     transports::grpc_transport::Options grpc_options;
     grpc_options.host = grpc_address.host;
     grpc_options.port = grpc_address.port;
+    grpc_options.texts = texts.get();
+    grpc_options.keys = completion::ApiKeys(api_keys);
     HOLO_ASSIGN_OR_RETURN(grpc, transports::grpc_transport::Server::Start(grpc_options, *store, service));
   }
 

@@ -6,45 +6,22 @@
 #include <grpcpp/health_check_service_interface.h>
 
 #include <algorithm>
-#include <condition_variable>
 #include <mutex>
 #include <utility>
 
 #include "common/protocol/protocol.h"
 #include "holo/v1/stream.grpc.pb.h"
 #include "server/assets/assets.h"
+#include "server/completion/completion.h"
 #include "server/streaming/streaming.h"
+#include "server/transports/grpc/generation_service.h"
+#include "server/transports/grpc/live_calls.h"
 
 namespace holo::transports::grpc_transport {
 namespace {
 
 constexpr std::size_t kMaxPageSize = 1000;
-
-::grpc::Status ToStatus(const Error& error) {
-  return {static_cast<::grpc::StatusCode>(ToGrpcCode(error.code)), error.message};
-}
-
-// Counts calls whose OnDone() has not returned yet: grpc::Server::Wait() may return a moment before the last of them.
-class LiveCalls {
- public:
-  void Add() {
-    const std::lock_guard lock(mutex_);
-    ++count_;
-  }
-  void Remove() {
-    const std::lock_guard lock(mutex_);
-    if (--count_ == 0) none_left_.notify_all();
-  }
-  void WaitForNone() {
-    std::unique_lock lock(mutex_);
-    none_left_.wait(lock, [this] { return count_ == 0; });
-  }
-
- private:
-  std::mutex mutex_;
-  std::condition_variable none_left_;
-  std::size_t count_ = 0;  // guarded by mutex_
-};
+constexpr std::size_t kMaxPromptBytes = std::size_t{8} << 20;
 
 // One call of Streaming.Session. It owns itself until OnDone; callbacks of the stream hold it weakly. One read and one
 // write are in flight at most, and no lock is held while gRPC or the stream is called.
@@ -235,6 +212,7 @@ class StreamingService final : public v1::Streaming::CallbackService {
 
 struct Server::State {
   StreamingService service;
+  std::unique_ptr<GenerationService> texts;
   std::unique_ptr<::grpc::Server> server;
   int port = 0;
 
@@ -260,6 +238,13 @@ Result<std::unique_ptr<Server>> Server::Start(const Options& options, assets::St
   builder.AddListeningPort(address, ::grpc::InsecureServerCredentials(), &state->port);
   builder.RegisterService(&state->service);
   builder.SetMaxReceiveMessageSize(static_cast<int>(protocol::kMaxClientMessageBytes));
+  if (options.texts != nullptr) {
+    state->texts = std::make_unique<GenerationService>(*options.texts, options.keys);
+    builder.RegisterService(state->texts.get());
+    // A prompt may be longer than what a picture's client says.
+    builder.SetMaxReceiveMessageSize(static_cast<int>(std::max<std::size_t>(protocol::kMaxClientMessageBytes,
+                                                                            kMaxPromptBytes)));
+  }
   // Two servers must not share a port by accident.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   // Clients behind proxies are pinged, and may ping; one that does not answer is gone.
@@ -292,6 +277,7 @@ void Server::Stop(std::chrono::system_clock::time_point deadline) {
   state_->server->Shutdown(deadline);
   state_->server->Wait();
   state_->service.WaitForNone();
+  if (state_->texts) state_->texts->WaitForNone();
   state_->server.reset();
 }
 

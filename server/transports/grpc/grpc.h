@@ -1,6 +1,7 @@
-// holo.v1.Streaming over gRPC, with the standard health and reflection services beside it.
+// holo.v1.Streaming and, where there are models, holo.v1.Generation over gRPC, with the standard health and reflection
+// services beside them.
 //
-// Moves messages between connections and streaming::Stream, and decides nothing. All members may be called from any
+// Moves messages between connections and streaming::Stream or completion::Service, and decides nothing. All members may be called from any
 // thread; gRPC brings its own.
 #pragma once
 
@@ -9,6 +10,7 @@
 #include <string>
 
 #include "common/status/status.h"
+#include "server/completion/completion.h"
 
 namespace holo::assets {
 class Store;
@@ -22,6 +24,8 @@ namespace holo::transports::grpc_transport {
 struct Options {
   std::string host = "0.0.0.0";  // a name, or an address without brackets
   int port = 50051;              // 0: any free one
+  completion::Service* texts = nullptr;  // null: no models; must outlive the server
+  completion::ApiKeys keys = {};         // for Generation
 };
 
 class Server {

@@ -313,7 +313,7 @@ TEST_CASE("text becomes tokens and tokens text") {
 
 TEST_CASE("where there are keys, one of them must be said") {
   testing::TinyService tiny;
-  const Asker asker{MakeApi({{"first", "second"}, nullptr}, *tiny.service)};
+  const Asker asker{MakeApi({completion::ApiKeys({"first", "second"}), nullptr}, *tiny.service)};
   const std::string body = R"({"prompt":"x","max_tokens":1})";
   for (const char* key : {"", "Bearer", "Bearer ", "Bearer firs", "Bearer firstsecond", "Basic first"}) {
     CAPTURE(key);

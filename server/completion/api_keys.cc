@@ -1,0 +1,32 @@
+#include "server/completion/completion.h"
+
+namespace holo::completion {
+namespace {
+
+bool IsSame(std::string_view guess, std::string_view key) {
+  unsigned difference = guess.size() == key.size() ? 0 : 1;
+  for (std::size_t i = 0; i < guess.size(); ++i) {
+    difference |= static_cast<unsigned>(static_cast<unsigned char>(guess[i]) ^
+                                        static_cast<unsigned char>(key.empty() ? 0 : key[i % key.size()]));
+  }
+  return difference == 0;
+}
+
+}  // namespace
+
+Result<std::string> ApiKeys::Admit(std::string_view authorization, const std::string& peer) const {
+  if (keys_.empty()) return peer;
+  constexpr std::string_view kBearer = "Bearer ";
+  const bool is_bearer = authorization.starts_with(kBearer);
+  const std::string_view said = is_bearer ? authorization.substr(kBearer.size()) : std::string_view();
+  std::size_t found = keys_.size();
+  for (std::size_t i = 0; i < keys_.size(); ++i) {
+    if (IsSame(said, keys_[i])) found = i;
+  }
+  if (found < keys_.size()) return "key " + std::to_string(found);
+  return Fail(Code::kUnauthenticated, said.empty()
+                                          ? "expected an API key as Authorization: Bearer KEY, found none"
+                                          : "expected an API key of this server, found another one");
+}
+
+}  // namespace holo::completion

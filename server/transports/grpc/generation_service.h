@@ -1,0 +1,40 @@
+// holo.v1.Generation over gRPC. The module's inside.
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include "holo/v1/generation.grpc.pb.h"
+#include "server/completion/completion.h"
+#include "server/transports/grpc/live_calls.h"
+
+namespace holo::transports::grpc_transport {
+
+class GenerationService final : public v1::Generation::CallbackService {
+ public:
+  GenerationService(completion::Service& service, completion::ApiKeys keys) : service_(service), keys_(std::move(keys)) {}
+
+  ::grpc::ServerUnaryReactor* Models(::grpc::CallbackServerContext* context, const v1::ModelsRequest* request,
+                                     v1::ModelsResponse* response) override;
+  ::grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(::grpc::CallbackServerContext* context,
+                                                             const v1::GenerateRequest* request) override;
+  ::grpc::ServerBidiReactor<v1::ChatRequest, v1::GenerateResponse>* Chat(
+      ::grpc::CallbackServerContext* context) override;
+  ::grpc::ServerUnaryReactor* Tokenize(::grpc::CallbackServerContext* context, const v1::TokenizeRequest* request,
+                                       v1::TokenizeResponse* response) override;
+  ::grpc::ServerUnaryReactor* Detokenize(::grpc::CallbackServerContext* context, const v1::DetokenizeRequest* request,
+                                         v1::DetokenizeResponse* response) override;
+
+  void WaitForNone() { live_.WaitForNone(); }
+
+ private:
+  // Who asks, for fairness; kUnauthenticated.
+  [[nodiscard]] Result<std::string> Admit(const ::grpc::CallbackServerContext& context) const;
+  template <typename Work>
+  ::grpc::ServerUnaryReactor* Answer(::grpc::CallbackServerContext* context, const Work& work);
+
+  completion::Service& service_;
+  const completion::ApiKeys keys_;
+  LiveCalls live_;
+};
+
+}  // namespace holo::transports::grpc_transport

@@ -1,0 +1,252 @@
+#include <doctest/doctest.h>
+#include <grpcpp/grpcpp.h>
+
+#include "holo/v1/generation.grpc.pb.h"
+#include "server/assets/assets.h"
+#include "server/streaming/streaming.h"
+#include "server/transports/grpc/grpc.h"
+#include "tests/server/completion/tiny_service.h"
+
+namespace holo::transports::grpc_transport {
+namespace {
+
+struct Fixture {
+  testing::TinyService tiny;
+  std::unique_ptr<assets::Store> store;
+  std::unique_ptr<streaming::Service> streams;
+  std::unique_ptr<Server> server;
+  std::unique_ptr<v1::Generation::Stub> stub;
+
+  explicit Fixture(std::uint32_t context = 64, completion::ApiKeys keys = {}) : tiny({}, ModelOf(context)) {
+    store = assets::Store::Open({}).value();
+    streams = std::make_unique<streaming::Service>(streaming::Options{}, *store);
+    Options options;
+    options.host = "127.0.0.1";
+    options.port = 0;
+    options.texts = tiny.service.get();
+    options.keys = std::move(keys);
+    server = Server::Start(options, *store, *streams).value();
+    stub = v1::Generation::NewStub(::grpc::CreateChannel("127.0.0.1:" + std::to_string(server->port()),
+                                                         ::grpc::InsecureChannelCredentials()));
+  }
+  static testing::TinyModel ModelOf(std::uint32_t context) {
+    testing::TinyModel model;
+    model.context = context;
+    return model;
+  }
+  bool WaitUntilIdle() { return tiny.service->WaitUntilEmpty(completion::Clock::now() + std::chrono::seconds(30)); }
+};
+
+v1::GenerateRequest TextOf(const std::string& prompt, std::uint32_t max_tokens, std::uint64_t seed) {
+  v1::GenerateRequest request;
+  request.set_text(prompt);
+  request.mutable_options()->set_max_tokens(max_tokens);
+  request.mutable_options()->set_seed(seed);
+  request.mutable_options()->set_ignores_end_token(true);
+  return request;
+}
+
+struct Outcome {
+  std::vector<std::string> texts;
+  std::vector<v1::GenerateResponse> responses;
+  ::grpc::Status status;
+};
+
+Outcome Generate(Fixture& fixture, const v1::GenerateRequest& request) {
+  ::grpc::ClientContext context;
+  const auto reader = fixture.stub->Generate(&context, request);
+  Outcome outcome;
+  outcome.texts.resize(std::max(1u, request.options().choices()));
+  v1::GenerateResponse response;
+  while (reader->Read(&response)) {
+    outcome.texts.at(response.choice()) += response.text();
+    outcome.responses.push_back(response);
+  }
+  outcome.status = reader->Finish();
+  return outcome;
+}
+
+TEST_CASE("generated text is the service's, token by token, with usage at the end") {
+  Fixture fixture;
+  v1::GenerateRequest request = TextOf("the end", 9, 4);
+  request.mutable_options()->set_choices(2);
+  request.mutable_options()->set_logprobs(2);
+  request.mutable_options()->set_scores_prompt(true);
+  const Outcome outcome = Generate(fixture, request);
+  CHECK(outcome.status.ok());
+  completion::Request same = testing::TextRequest("the end", 9, 4);
+  same.choices = same.best_of = 2;
+  CHECK(outcome.texts == testing::Write(*fixture.tiny.service, same).texts);
+  REQUIRE(outcome.responses.size() == 19);
+  CHECK(outcome.responses[0].prompt_size() == 6);
+  CHECK_FALSE(outcome.responses[0].prompt(0).has_logprob());
+  CHECK(outcome.responses[0].prompt(1).top_size() == 2);
+  CHECK(outcome.responses[0].tokens_size() == 1);
+  CHECK(outcome.responses.back().usage().completion_tokens() == 18);
+  CHECK(outcome.responses.back().usage().prompt_tokens() == 6);
+  CHECK(outcome.responses[17].finish() == v1::GenerateResponse::FINISH_LENGTH);
+}
+
+TEST_CASE("models, tokens and errors have their calls and codes") {
+  Fixture fixture;
+  v1::ModelsResponse models;
+  {
+    ::grpc::ClientContext context;
+    CHECK(fixture.stub->Models(&context, {}, &models).ok());
+  }
+  REQUIRE(models.models_size() == 2);
+  CHECK(models.models(0).name() == "tiny");
+  CHECK(models.models(0).context() == 64);
+  v1::TokenizeRequest text;
+  text.set_text("the end");
+  v1::TokenizeResponse tokens;
+  {
+    ::grpc::ClientContext context;
+    CHECK(fixture.stub->Tokenize(&context, text, &tokens).ok());
+  }
+  CHECK(tokens.tokens_size() == 6);
+  v1::DetokenizeRequest back;
+  *back.mutable_tokens() = tokens.tokens();
+  v1::DetokenizeResponse again;
+  {
+    ::grpc::ClientContext context;
+    CHECK(fixture.stub->Detokenize(&context, back, &again).ok());
+  }
+  CHECK(again.text() == "the end");
+  back.add_tokens(9999);
+  {
+    ::grpc::ClientContext context;
+    CHECK(fixture.stub->Detokenize(&context, back, &again).error_code() == ::grpc::StatusCode::INVALID_ARGUMENT);
+  }
+
+  v1::GenerateRequest none = TextOf("x", 1, 1);
+  none.set_model("none");
+  CHECK(Generate(fixture, none).status.error_code() == ::grpc::StatusCode::NOT_FOUND);
+  CHECK(Generate(fixture, {}).status.error_code() == ::grpc::StatusCode::INVALID_ARGUMENT);
+  CHECK(Generate(fixture, TextOf(std::string(100, 'x'), 1, 1)).status.error_code() == ::grpc::StatusCode::OUT_OF_RANGE);
+  v1::GenerateRequest hot = TextOf("x", 1, 1);
+  hot.mutable_options()->set_temperature(-1);
+  const Outcome refused = Generate(fixture, hot);
+  CHECK(refused.status.error_code() == ::grpc::StatusCode::INVALID_ARGUMENT);
+  CHECK(refused.status.error_message().starts_with("temperature: "));
+}
+
+TEST_CASE("a call that is cancelled, or whose deadline passes, ends its text") {
+  Fixture fixture(8192);
+  const v1::GenerateRequest request = TextOf("x", 8000, 1);
+  {
+    ::grpc::ClientContext context;
+    const auto reader = fixture.stub->Generate(&context, request);
+    v1::GenerateResponse response;
+    CHECK(reader->Read(&response));
+    context.TryCancel();
+    while (reader->Read(&response)) {
+    }
+    CHECK(reader->Finish().error_code() == ::grpc::StatusCode::CANCELLED);
+    CHECK(fixture.WaitUntilIdle());
+  }
+  {
+    ::grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(100));
+    const auto reader = fixture.stub->Generate(&context, request);
+    v1::GenerateResponse response;
+    while (reader->Read(&response)) {
+    }
+    CHECK(reader->Finish().error_code() == ::grpc::StatusCode::DEADLINE_EXCEEDED);
+    CHECK(fixture.WaitUntilIdle());
+  }
+  CHECK(fixture.tiny.service->statistics().cancelled == 2);
+}
+
+v1::ChatRequest Start(std::uint32_t max_tokens) {
+  v1::ChatRequest request;
+  request.mutable_start()->set_system("Be kind.");
+  *request.mutable_start()->mutable_options() = TextOf("", max_tokens, 5).options();
+  return request;
+}
+v1::ChatRequest Say(const std::string& text) {
+  v1::ChatRequest request;
+  request.set_message(text);
+  return request;
+}
+std::string ReadReply(::grpc::ClientReaderWriter<v1::ChatRequest, v1::GenerateResponse>& stream,
+                      v1::GenerateResponse& last) {
+  std::string text;
+  while (stream.Read(&last)) {
+    text += last.text();
+    if (last.has_usage()) break;
+  }
+  return text;
+}
+
+TEST_CASE("a conversation remembers what was said, and a reply can be stopped") {
+  Fixture fixture(8192);
+  ::grpc::ClientContext context;
+  const auto stream = fixture.stub->Chat(&context);
+  v1::GenerateResponse last;
+  CHECK(stream->Write(Start(12)));
+  CHECK(stream->Write(Say("Hi")));
+  const std::string first = ReadReply(*stream, last);
+  CHECK(stream->Write(Say("And?")));
+  CHECK(stream->WritesDone());
+  const std::string second = ReadReply(*stream, last);
+  CHECK(last.usage().completion_tokens() == 12);
+  CHECK_FALSE(stream->Read(&last));
+  CHECK(stream->Finish().ok());
+  // The same, written out.
+  using chat_template::Role;
+  completion::Request same = testing::TextRequest("", 12, 5);
+  same.prompts.clear();
+  same.messages = {{Role::kSystem, "Be kind."}, {Role::kUser, "Hi"}};
+  CHECK(testing::Write(*fixture.tiny.service, same).texts[0] == first);
+  same.messages.push_back({Role::kAssistant, first});
+  same.messages.push_back({Role::kUser, "And?"});
+  same.seed = 6;
+  CHECK(testing::Write(*fixture.tiny.service, same).texts[0] == second);
+
+  ::grpc::ClientContext other;
+  const auto stopped = fixture.stub->Chat(&other);
+  CHECK(stopped->Write(Start(8000)));
+  CHECK(stopped->Write(Say("Hi")));
+  CHECK(stopped->Read(&last));
+  v1::ChatRequest stop;
+  stop.mutable_stop();
+  CHECK(stopped->Write(stop));
+  (void)ReadReply(*stopped, last);
+  CHECK(last.finish() == v1::GenerateResponse::FINISH_CANCELLED);
+  CHECK(stopped->Write(Say("Go on")));
+  CHECK(stopped->Read(&last));
+  CHECK(stopped->Write(Say("At once")));
+  (void)ReadReply(*stopped, last);
+  const ::grpc::Status status = stopped->Finish();
+  CHECK(status.error_code() == ::grpc::StatusCode::INVALID_ARGUMENT);
+  CHECK(status.error_message().starts_with("message: "));
+  CHECK(fixture.WaitUntilIdle());
+
+  ::grpc::ClientContext hasty;
+  const auto early = fixture.stub->Chat(&hasty);
+  CHECK(early->Write(Say("Hi")));
+  CHECK_FALSE(early->Read(&last));
+  CHECK(early->Finish().error_code() == ::grpc::StatusCode::INVALID_ARGUMENT);
+}
+
+TEST_CASE("where there are keys, calls say one") {
+  Fixture fixture(64, completion::ApiKeys({"secret"}));
+  CHECK(Generate(fixture, TextOf("x", 1, 1)).status.error_code() == ::grpc::StatusCode::UNAUTHENTICATED);
+  for (const auto& [key, code] : {std::pair("Bearer secret", ::grpc::StatusCode::OK),
+                                  {"Bearer other", ::grpc::StatusCode::UNAUTHENTICATED},
+                                  {"secret", ::grpc::StatusCode::UNAUTHENTICATED}}) {
+    ::grpc::ClientContext context;
+    context.AddMetadata("authorization", key);
+    v1::ModelsResponse models;
+    CHECK(fixture.stub->Models(&context, {}, &models).error_code() == code);
+    ::grpc::ClientContext chat;
+    chat.AddMetadata("authorization", key);
+    const auto stream = fixture.stub->Chat(&chat);
+    (void)stream->WritesDone();
+    CHECK(stream->Finish().error_code() == code);
+  }
+}
+
+}  // namespace
+}  // namespace holo::transports::grpc_transport
