@@ -33,6 +33,7 @@ void AddDf(CLI::App& app, const Globals& globals, Action& action);
 void AddBasis(CLI::App& app, const Globals& globals, Action& action);
 void AddFetch(CLI::App& app, const Globals& globals, Action& action);
 void AddWatch(CLI::App& app, const Globals& globals, Action& action);
+void AddChat(CLI::App& app, const Globals& globals, Action& action);
 void AddLm(CLI::App& app, const Globals& globals, Action& action);
 
 // From the first Ctrl-C (or SIGTERM) on, Interrupted() is true and long work ends at its next step; a second one kills.

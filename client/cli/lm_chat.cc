@@ -1,29 +1,16 @@
 // holo lm chat: a conversation with a model.
-#include <poll.h>
 #include <signal.h>
 #include <unistd.h>
 
-#include <cerrno>
-#include <csignal>
 #include <cstring>
 #include <iostream>
 
+#include "client/cli/lines.h"
 #include "client/cli/lm.h"
 #include "common/files/files.h"
 
 namespace holo::cli::lm {
 namespace {
-
-volatile std::sig_atomic_t stop_pressed = 0;
-volatile std::sig_atomic_t told_to_end = 0;
-
-void OnSignal(int number) {
-  if (number == SIGINT) {
-    stop_pressed = 1;
-  } else {
-    told_to_end = 1;
-  }
-}
 
 struct Options {
   ModelOptions model;
@@ -33,46 +20,6 @@ struct Options {
   std::string stop;
   std::string system;
   CLI::Option* start_option = nullptr;
-};
-
-// Lines of standard input, read so that a signal ends the wait. A signal may come just before the wait begins, or reach
-// another thread: so the wait looks for it now and then.
-class Lines {
- public:
-  enum class Kind : std::uint8_t { kLine, kInterrupted, kEnd };
-
-  Kind Read(std::string& line) {
-    while (true) {
-      const std::size_t end = pending_.find('\n');
-      if (end != std::string::npos || (is_over_ && !pending_.empty())) {
-        line = pending_.substr(0, end);
-        pending_.erase(0, end == std::string::npos ? end : end + 1);
-        return Kind::kLine;
-      }
-      if (is_over_ || told_to_end != 0) return Kind::kEnd;
-      if (stop_pressed != 0) {
-        stop_pressed = 0;
-        pending_.clear();
-        return Kind::kInterrupted;
-      }
-      constexpr int kLookEveryMs = 50;
-      pollfd input{STDIN_FILENO, POLLIN, 0};
-      const int ready = ::poll(&input, 1, kLookEveryMs);
-      if (ready == 0 || (ready < 0 && errno == EINTR)) continue;
-      char buffer[4096];
-      const ssize_t got = ::read(STDIN_FILENO, buffer, sizeof(buffer));
-      if (got < 0 && errno == EINTR) continue;
-      if (got <= 0) {
-        is_over_ = true;
-      } else {
-        pending_.append(buffer, static_cast<std::size_t>(got));
-      }
-    }
-  }
-
- private:
-  std::string pending_;
-  bool is_over_ = false;
 };
 
 class Chat {

@@ -53,6 +53,7 @@ int main(int argc, char** argv) {
   app.add_subcommand("serve", "Serve a folder of pictures and .holo files, as holod does (serve comes first)");
   cli::AddFetch(app, globals, action);
   cli::AddWatch(app, globals, action);
+  cli::AddChat(app, globals, action);
   cli::AddLm(app, globals, action);
   try {
     app.parse(argc, argv);

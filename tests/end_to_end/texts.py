@@ -11,6 +11,7 @@ import math
 import os
 import signal
 import socket
+import subprocess
 import threading
 import time
 
@@ -247,6 +248,39 @@ def a_signal_lets_texts_end_and_takes_no_more(folder, a):
         server.process.wait(timeout=60)
 
 
+def the_chat_says_the_same_over_both_and_stops_replies(folder, a):
+    with TextServer(a) as server:
+        said = []
+        for url in (server.addresses["http"], server.url("grpc")):
+            done = run(a.holo, "chat", url, "--seed", 3, "--max-tokens", 30, "--json",
+                       input=b"Where have you been?\nAnd before that?\n")
+            replies = [json.loads(line) for line in done.stdout.splitlines()]
+            said.append([reply["reply"] for reply in replies])
+            check(len(replies) == 2 and replies[1]["prompt_tokens"] > replies[0]["prompt_tokens"], f"found {replies}")
+        check(said[0] == said[1], f"expected the same replies over both, found {said}")
+        for url in (server.addresses["http"], server.url("grpc")):
+            # Replies of this model end soon: one is caught while it is written.
+            for _ in range(200):
+                process = subprocess.Popen([a.holo, "chat", url, "--json", "--temperature", "1.8"], stdin=subprocess.PIPE,
+                                           stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                process.stdin.write(b"Tell me everything of it, and more, at great length\n")
+                process.stdin.flush()
+                before = server.metric("holo_text_requests_total")
+                deadline = time.monotonic() + 60
+                while server.metric("holo_text_requests_total") == before and time.monotonic() < deadline:
+                    pass
+                process.send_signal(signal.SIGINT)
+                output, _ = process.communicate(timeout=60)
+                check(process.returncode == 0, f"expected an orderly end, found {process.returncode}")
+                if json.loads(output)["finish"] == "interrupted":
+                    break
+            else:
+                check(False, f"{url}: expected a reply to be stopped")
+            server.wait_for("holo_text_running", 0)
+        run(a.holo, "chat", server.addresses["http"], "--model", "none", input=b"x\n", expect=3)
+        run(a.holo, "chat", "ftp://x", input=b"x\n", expect=2)
+
+
 def keys_are_asked_for(folder, a):
     with open(f"{folder}/keys", "w", encoding="utf-8") as file:
         file.write("# who may\nfirst\nsecond \n")
@@ -292,5 +326,6 @@ if __name__ == "__main__":
           a_stream_has_the_same_text_and_ends_properly,
           the_next_turn_of_a_conversation_reads_only_what_is_new, who_goes_away_stops_the_text,
           a_full_queue_says_when_to_come_again_and_the_server_stays_alive, a_long_prompt_does_not_hold_up_others,
-          a_signal_lets_texts_end_and_takes_no_more, keys_are_asked_for, hostile_requests_are_refused_and_cost_nothing],
+          a_signal_lets_texts_end_and_takes_no_more,
+          the_chat_says_the_same_over_both_and_stops_replies, keys_are_asked_for, hostile_requests_are_refused_and_cost_nothing],
          parser.parse_args())
