@@ -108,7 +108,7 @@ void AddRidge(Matrix& matrix) {
 }
 
 struct WholeLayer {
-  Matrix encoder;  // [width, width], columns scaled to variance 1
+  Matrix encoder;  // [width, width], columns scaled to variance 1, or in balanced groups
   Matrix decoder;  // [width, width]
   Eigen::RowVectorXd mean;
   Eigen::VectorXd energy;  // of each coordinate: its squared error, if it is dropped
@@ -133,6 +133,26 @@ Result<WholeLayer> DecomposeLayer(LayerStatistics& statistics, const weights::We
   layer.mean = moments.mean;
   layer.energy = weighted.values;
   return layer;
+}
+
+// Coordinates of one group share a scale and their bits, so all have the same error, as large as they are together. If
+// coordinate i is stretched by d_i, that error costs energy_i / d_i^2 each: least, for a given sum of d_i^2, with d_i^2 in
+// proportion to the root of energy_i. Returns what an error as large as the coordinates would cost, for each group.
+std::vector<double> BalanceGroups(WholeLayer& layer) {
+  std::vector<double> energies;
+  const Eigen::Index width = layer.energy.size();
+  for (Eigen::Index first = 0; first < width; first += kGroup) {
+    const Eigen::Index count = std::min<Eigen::Index>(kGroup, width - first);
+    const auto energy = layer.energy.segment(first, count);
+    // No coordinate so small that its decoder would become huge.
+    const Eigen::VectorXd roots = energy.cwiseMax(1e-8 * energy.maxCoeff() + 1e-300).cwiseSqrt();
+    const Eigen::VectorXd stretch = (roots / roots.mean()).cwiseSqrt();
+    layer.encoder.middleCols(first, count) *= stretch.asDiagonal();
+    const Matrix rows = stretch.cwiseInverse().asDiagonal() * layer.decoder.middleRows(first, count);
+    layer.decoder.middleRows(first, count) = rows;
+    energies.push_back(roots.sum() * roots.mean());
+  }
+  return energies;
 }
 
 std::size_t GroupBytes(unsigned bits) {
@@ -210,13 +230,7 @@ Result<kv_cache::Basis> MakeLatentBasis(Statistics& statistics, const weights::W
   std::vector<std::vector<double>> energies(count);  // of each group
   for (std::size_t i = 0; i < count; ++i) {
     HOLO_ASSIGN_OR_RETURN(WholeLayer layer, DecomposeLayer(statistics.layers[i], weights, i, static_cast<double>(statistics.queries)));
-    const auto width = static_cast<std::size_t>(layer.energy.size());
-    for (std::size_t first = 0; first < width; first += kGroup) {
-      energies[i].push_back(
-          layer.energy
-              .segment(static_cast<Eigen::Index>(first), static_cast<Eigen::Index>(std::min(kGroup, width - first)))
-              .sum());
-    }
+    energies[i] = BalanceGroups(layer);
     layers.push_back(std::move(layer));
     if (progress && !progress(static_cast<double>(i + 1) / static_cast<double>(count))) {
       return Fail(Code::kCancelled, "calibration: cancelled");

@@ -177,9 +177,8 @@ enum class Precision : std::uint8_t {
 // What it takes to store less: the result of a calibration. Coordinates are (x - mean) encoder.
 enum class Method : std::uint8_t {
   // One row of coordinates of the normalised row stands for keys and values. Groups of kGroup neighbouring coordinates,
-  // each of variance 1, have the same number of bits, and for each token one scale in a byte. The first kExactTokens
-  // tokens
-  // of a sequence are stored in half precision.
+  // of variances whose mean is 1, have the same number of bits, and for each token one scale in a byte. The first
+  // kExactTokens tokens of a sequence are stored in half precision.
   kLatent = 1,
   // Principal components of keys and of values, in half precision: the source report's method.
   kReport = 2,
