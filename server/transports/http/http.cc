@@ -807,7 +807,7 @@ void Server::Stop(std::chrono::steady_clock::time_point deadline) {
   state_->CloseAll(true);
   state_->service.AbortAll();
   {
-    // Closing takes a moment on each strand; what does not end then is destroyed with the context.
+    // Closing takes a moment on each strand.
     std::unique_lock lock(state_->mutex);
     state_->changed.wait_for(lock, std::chrono::seconds(2),
                              [this] { return state_->connections.empty() && !state_->is_accepting; });
@@ -815,6 +815,9 @@ void Server::Stop(std::chrono::steady_clock::time_point deadline) {
   state_->context.stop();
   for (std::thread& thread : state_->threads) thread.join();
   state_->threads.clear();
+  // A handler that has been queued keeps the state, and so the context that has it in its queue.
+  state_->context.restart();
+  state_->context.poll();
 }
 
 }  // namespace holo::transports::http

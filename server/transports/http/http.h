@@ -68,7 +68,7 @@ class Api {
   virtual ~Api() = default;
   [[nodiscard]] virtual bool Has(std::string_view path) const = 0;
   [[nodiscard]] virtual std::size_t max_body_bytes() const = 0;
-  // `wake` may be called from any thread, also when the answer is gone.
+  // `wake` may be called from any thread, also when the answer is gone; kept for ever it would keep the server's memory.
   [[nodiscard]] virtual std::unique_ptr<ApiAnswer> Answer(ApiRequest request, std::function<void()> wake) = 0;
   // The whole answer to a request that does not come so far; `status` 0: the error's.
   [[nodiscard]] virtual ApiProgress Refuse(const Error& error, int status) const = 0;

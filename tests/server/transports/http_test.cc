@@ -335,15 +335,13 @@ struct PlayedAnswer {
   std::condition_variable changed;
   std::vector<ApiProgress> to_come;  // guarded by mutex
   bool is_gone = false;              // guarded by mutex
-  std::function<void()> wake;
+  std::function<void()> wake;        // guarded by mutex; empty when the client is gone
   ApiRequest request;
 
   void Say(ApiProgress progress) {
-    {
-      const std::lock_guard lock(mutex);
-      to_come.push_back(std::move(progress));
-    }
-    wake();
+    const std::lock_guard lock(mutex);
+    to_come.push_back(std::move(progress));
+    if (wake) wake();
   }
   bool WaitUntilGone() {
     std::unique_lock lock(mutex);
@@ -386,6 +384,7 @@ class PlayedApi : public Api {
     ~Taker() override {
       const std::lock_guard lock(played->mutex);
       played->is_gone = true;
+      played->wake = nullptr;
       played->changed.notify_all();
     }
     ApiProgress Take() override {
