@@ -10,6 +10,7 @@
 
 #include "common/bytes/bytes.h"
 #include "common/files/files.h"
+#include "common/language_model/calibration/calibration.h"
 
 namespace holo::cli {
 
@@ -281,7 +282,7 @@ Result<double> SavedBytesPerToken(const transformer::Model& model, std::shared_p
                                   std::span<const std::uint32_t> tokens, compute::ThreadPool& pool) {
   kv_cache::Cache cache(std::move(scheme));
   transformer::Workspace workspace;
-  const std::size_t context = model.config().context;
+  const std::size_t context = std::min<std::size_t>(model.config().context, calibration::kMostWindow);
   double bytes = 0;
   for (std::size_t from = 0; from < tokens.size(); from += context) {
     const std::span<const std::uint32_t> window = tokens.subspan(from, std::min(context, tokens.size() - from));

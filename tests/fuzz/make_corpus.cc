@@ -217,7 +217,11 @@ void WriteCaches() {
   write("latent", kv_cache::SerialiseBasis(basis));
   basis.method = kv_cache::Method::kReport;
   basis.geometry = {1, 1, 1};
-  basis.layers = {{1, {1, 2}, {1, -1}, {}, {}, {}}};
+  kv_cache::BasisLayer report;
+  report.rank = 1;
+  report.mean = {1, 2};
+  report.encoder = {1, -1};
+  basis.layers = {report};
   write("report", kv_cache::SerialiseBasis(basis));
   basis.method = kv_cache::Method::kStored;
   basis.geometry = {2, 1, 16};

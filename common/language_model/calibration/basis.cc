@@ -37,6 +37,23 @@ std::vector<float> ToFloats(const Matrix& matrix) {
   return out;
 }
 
+bool IsRotated(const weights::Weights& weights) {
+  return !weights.config().frequencies.empty();
+}
+
+// Keys and values have coordinates of their own where no row of the other is in the way; otherwise there are too many
+// of them for the normalised rows that they are made of, and they share theirs as in a GPT-2.
+bool HasOwnCoordinates(const weights::Config& config) {
+  return !config.frequencies.empty() && 2 * config.key_width() <= config.width;
+}
+
+Result<void> ExpectNotRotated(const weights::Weights& weights, std::string_view method) {
+  if (!IsRotated(weights)) return {};
+  return Fail(Code::kUnimplemented, "compressed memory: expected the method latent or stored for a " +
+                                        std::string(weights::ArchitectureName(weights.config().architecture)) +
+                                        ", whose keys are rotated, found " + std::string(method));
+}
+
 struct Moments {
   Matrix covariance;
   Eigen::RowVectorXd mean;
@@ -108,15 +125,92 @@ void AddRidge(Matrix& matrix) {
 }
 
 struct WholeLayer {
-  Matrix encoder;  // [width, width], columns scaled to variance 1, or in balanced groups
-  Matrix decoder;  // [width, width]
+  Matrix encoder;  // [width, coordinates], columns scaled to variance 1, or in balanced groups
+  Matrix decoder;  // [coordinates, width]
   Eigen::RowVectorXd mean;
-  Eigen::VectorXd energy;  // of each coordinate: its squared error, if it is dropped
+  Eigen::VectorXd energy;    // of each coordinate: its squared error, if it is dropped
+  Eigen::Index of_keys = 0;  // so many coordinates are those of keys, and come first; 0: all are of both
+
+  // Coordinates whose energies fall: first and count.
+  [[nodiscard]] std::vector<std::pair<Eigen::Index, Eigen::Index>> Segments() const {
+    if (of_keys == 0) return {{0, energy.size()}};
+    return {{0, of_keys}, {of_keys, energy.size() - of_keys}};
+  }
 };
+
+// Coordinates of keys (or of values) in a metric of their own: of rows x, (x - mean) encoder; key = coordinates
+// decoder.
+struct OwnCoordinates {
+  Matrix encoder;  // [width, key_width]
+  Matrix decoder;  // [key_width, key_width]
+  Eigen::VectorXd energy;
+};
+
+Result<OwnCoordinates> DecomposeOwn(const Matrix& covariance, const Matrix& matrix, Matrix metric) {
+  Matrix own = matrix.transpose() * covariance * matrix;
+  AddRidge(own);
+  AddRidge(metric);
+  HOLO_ASSIGN_OR_RETURN(const Eigenvectors of_metric, Decompose(metric));
+  const Eigen::VectorXd root = of_metric.values.cwiseSqrt();
+  const Matrix half = of_metric.vectors * root.asDiagonal() * of_metric.vectors.transpose();
+  const Matrix inverse_half = of_metric.vectors * root.cwiseInverse().asDiagonal() * of_metric.vectors.transpose();
+  HOLO_ASSIGN_OR_RETURN(const Eigenvectors weighted, Decompose(half * own * half));
+  const Eigen::VectorXd deviation = weighted.values.cwiseMax(1e-300).cwiseSqrt();
+  OwnCoordinates out;
+  out.encoder = matrix * half * weighted.vectors * deviation.cwiseInverse().asDiagonal();
+  out.decoder = deviation.asDiagonal() * weighted.vectors.transpose() * inverse_half;
+  out.energy = weighted.values;
+  return out;
+}
+
+// Where keys are rotated. The decoder gives a normalised row that has the wanted keys and values, and no others: the
+// smallest one, through the pseudo-inverse of [keys, values].
+Result<WholeLayer> DecomposeRotated(LayerStatistics& statistics, const transformer::AttentionWeights& attention,
+                                    const weights::Config& config, double queries) {
+  const auto width = static_cast<Eigen::Index>(config.width);
+  const auto head_width = static_cast<Eigen::Index>(config.head_width());
+  const auto key_width = static_cast<Eigen::Index>(config.key_width());
+  const Matrix keys = FromFloats(attention.keys, width);
+  const Matrix values = FromFloats(attention.values, width);
+  const Matrix projection = FromFloats(attention.projection, width);
+  Matrix of_keys = Matrix::Zero(key_width, key_width);
+  Matrix of_values = Matrix::Zero(key_width, key_width);
+  for (Eigen::Index head = 0; head < static_cast<Eigen::Index>(config.heads); ++head) {
+    const Eigen::Index at =
+        head * static_cast<Eigen::Index>(config.keys()) / static_cast<Eigen::Index>(config.heads) * head_width;
+    of_keys.block(at, at, head_width, head_width) +=
+        FromDoubles(statistics.query_moments.data() + head * head_width * head_width, head_width, head_width) /
+        (queries * static_cast<double>(head_width));
+    const Matrix outputs = projection.middleRows(head * head_width, head_width);
+    of_values.block(at, at, head_width, head_width) +=
+        outputs * outputs.transpose() * (statistics.value_weights[static_cast<std::size_t>(head)] / queries);
+  }
+  const Moments moments = OfCodedRows(statistics);
+  HOLO_ASSIGN_OR_RETURN(const OwnCoordinates own_keys, DecomposeOwn(moments.covariance, keys, of_keys));
+  HOLO_ASSIGN_OR_RETURN(const OwnCoordinates own_values, DecomposeOwn(moments.covariance, values, of_values));
+
+  Matrix both(width, 2 * key_width);
+  both << keys, values;
+  HOLO_ASSIGN_OR_RETURN(const Eigenvectors gram, Decompose(both.transpose() * both));
+  Eigen::VectorXd inverse = gram.values;
+  for (double& value : inverse) value = value > 1e-10 * gram.values[0] ? 1 / value : 0;
+  const Matrix rows_of = gram.vectors * inverse.asDiagonal() * gram.vectors.transpose() * both.transpose();
+  WholeLayer layer;
+  layer.encoder.resize(width, 2 * key_width);
+  layer.encoder << own_keys.encoder, own_values.encoder;
+  layer.decoder.resize(2 * key_width, width);
+  layer.decoder << own_keys.decoder * rows_of.topRows(key_width), own_values.decoder * rows_of.bottomRows(key_width);
+  layer.mean = moments.mean;
+  layer.energy.resize(2 * key_width);
+  layer.energy << own_keys.energy, own_values.energy;
+  layer.of_keys = key_width;
+  return layer;
+}
 
 Result<WholeLayer> DecomposeLayer(LayerStatistics& statistics, const weights::Weights& weights, std::size_t index,
                                   double queries) {
   HOLO_ASSIGN_OR_RETURN(const transformer::AttentionWeights attention, transformer::LoadAttention(weights, index));
+  if (HasOwnCoordinates(weights.config())) return DecomposeRotated(statistics, attention, weights.config(), queries);
   Moments moments = OfCodedRows(statistics);
   AddRidge(moments.covariance);
   Matrix metric = ErrorMetric(statistics, attention, weights.config(), queries);
@@ -136,13 +230,14 @@ Result<WholeLayer> DecomposeLayer(LayerStatistics& statistics, const weights::We
 }
 
 // Coordinates of one group share a scale and their bits, so all have the same error, as large as they are together. If
-// coordinate i is stretched by d_i, that error costs energy_i / d_i^2 each: least, for a given sum of d_i^2, with d_i^2 in
-// proportion to the root of energy_i. Returns what an error as large as the coordinates would cost, for each group.
-std::vector<double> BalanceGroups(WholeLayer& layer) {
+// coordinate i is stretched by d_i, that error costs energy_i / d_i^2 each: least, for a given sum of d_i^2, with d_i^2
+// in proportion to the root of energy_i. Returns what an error as large as the coordinates would cost, for each group
+// of these coordinates.
+std::vector<double> BalanceGroups(WholeLayer& layer, Eigen::Index begin, Eigen::Index length) {
   std::vector<double> energies;
-  const Eigen::Index width = layer.energy.size();
-  for (Eigen::Index first = 0; first < width; first += kGroup) {
-    const Eigen::Index count = std::min<Eigen::Index>(kGroup, width - first);
+  const Eigen::Index end = begin + length;
+  for (Eigen::Index first = begin; first < end; first += kGroup) {
+    const Eigen::Index count = std::min<Eigen::Index>(kGroup, end - first);
     const auto energy = layer.energy.segment(first, count);
     // No coordinate so small that its decoder would become huge.
     const Eigen::VectorXd roots = energy.cwiseMax(1e-8 * energy.maxCoeff() + 1e-300).cwiseSqrt();
@@ -159,7 +254,7 @@ std::size_t GroupBytes(unsigned bits) {
   return bits == 0 ? 0 : 1 + kGroup / 8 * bits;
 }
 
-// Bits of every group at the price `theta` of a byte.
+// Bits of every group at the price `theta` of a byte, for each run of groups whose energies fall.
 std::size_t Allocate(const std::vector<std::vector<double>>& energies, double theta,
                      std::vector<std::vector<std::uint8_t>>& bits) {
   std::size_t bytes = 0;
@@ -185,23 +280,32 @@ std::size_t Allocate(const std::vector<std::vector<double>>& energies, double th
 kv_cache::Basis EmptyBasis(const weights::Config& config, kv_cache::Method method, const BasisRequest& request) {
   kv_cache::Basis basis;
   basis.method = method;
-  basis.geometry = {config.layers, config.heads, config.head_width()};
+  basis.geometry = {config.layers, config.heads, config.head_width(), config.keys()};
   basis.base_fingerprint = request.base_fingerprint;
   basis.calibration = request.calibration;
   return basis;
 }
 
-// The first coordinates, as many as `bits` has groups of; those beyond the width are always 0.
-BasisLayer TakeCoordinates(const WholeLayer& from, std::vector<std::uint8_t> bits) {
+// Of each segment the first coordinates, as many as its `bits` have groups of; those beyond its end are always 0.
+BasisLayer TakeCoordinates(const WholeLayer& from, std::span<const std::vector<std::uint8_t>> bits_of_segments) {
   const Eigen::Index width = from.encoder.rows();
+  std::vector<std::uint8_t> bits;
+  for (const auto& of_segment : bits_of_segments) bits.insert(bits.end(), of_segment.begin(), of_segment.end());
   const auto rank = static_cast<Eigen::Index>(bits.size() * kGroup);
-  const Eigen::Index real = std::min(rank, width);
   Matrix encoder = Matrix::Zero(width, rank);
   Matrix decoder = Matrix::Zero(rank, width);
-  encoder.leftCols(real) = from.encoder.leftCols(real);
-  decoder.topRows(real) = from.decoder.topRows(real);
+  Eigen::Index to = 0;
+  const auto segments = from.Segments();
+  for (std::size_t i = 0; i < segments.size(); ++i) {
+    const auto padded = static_cast<Eigen::Index>(bits_of_segments[i].size() * kGroup);
+    const Eigen::Index real = std::min(padded, segments[i].second);
+    encoder.middleCols(to, real) = from.encoder.middleCols(segments[i].first, real);
+    decoder.middleRows(to, real) = from.decoder.middleRows(segments[i].first, real);
+    to += padded;
+  }
   BasisLayer layer;
   layer.rank = static_cast<std::uint32_t>(rank);
+  if (segments.size() > 1) layer.key_rank = static_cast<std::uint32_t>(bits_of_segments[0].size() * kGroup);
   layer.mean = ToFloats(from.mean);
   layer.encoder = ToFloats(encoder);
   layer.decoder = ToFloats(decoder);
@@ -220,17 +324,18 @@ Matrix Transform(const Matrix& covariance, const std::vector<float>& weights) {
 Result<kv_cache::Basis> MakeLatentBasis(Statistics& statistics, const weights::Weights& weights,
                                         const BasisRequest& request, const Progress& progress) {
   const std::size_t count = statistics.layers.size();
-  const auto least = static_cast<double>(count * GroupBytes(1));
-  if (!(request.bytes_per_token >= least)) {
-    return Fail(Code::kInvalidArgument, "bytes per token: expected at least " + std::to_string(count * GroupBytes(1)) +
-                                            " for " + std::to_string(count) + " layers, found " +
+  const std::size_t segments_each = HasOwnCoordinates(weights.config()) ? 2 : 1;
+  const std::size_t least = count * segments_each * GroupBytes(1);
+  if (!(request.bytes_per_token >= static_cast<double>(least))) {
+    return Fail(Code::kInvalidArgument, "bytes per token: expected at least " + std::to_string(least) + " for " +
+                                            std::to_string(count) + " layers, found " +
                                             std::to_string(request.bytes_per_token));
   }
   std::vector<WholeLayer> layers;
-  std::vector<std::vector<double>> energies(count);  // of each group
+  std::vector<std::vector<double>> energies;  // of each group of each segment
   for (std::size_t i = 0; i < count; ++i) {
     HOLO_ASSIGN_OR_RETURN(WholeLayer layer, DecomposeLayer(statistics.layers[i], weights, i, static_cast<double>(statistics.queries)));
-    energies[i] = BalanceGroups(layer);
+    for (const auto& [begin, length] : layer.Segments()) energies.push_back(BalanceGroups(layer, begin, length));
     layers.push_back(std::move(layer));
     if (progress && !progress(static_cast<double>(i + 1) / static_cast<double>(count))) {
       return Fail(Code::kCancelled, "calibration: cancelled");
@@ -246,7 +351,9 @@ Result<kv_cache::Basis> MakeLatentBasis(Statistics& statistics, const weights::W
   }
   Allocate(energies, std::exp2(high), bits);
   kv_cache::Basis basis = EmptyBasis(weights.config(), kv_cache::Method::kLatent, request);
-  for (std::size_t i = 0; i < count; ++i) basis.layers.push_back(TakeCoordinates(layers[i], std::move(bits[i])));
+  for (std::size_t i = 0; i < count; ++i) {
+    basis.layers.push_back(TakeCoordinates(layers[i], std::span(bits).subspan(i * segments_each, segments_each)));
+  }
   return basis;
 }
 
@@ -264,14 +371,21 @@ double BitsOf(double deviation) {
 void FillStored(const std::vector<WholeLayer>& layers, double step, kv_cache::Basis& basis) {
   basis.layers.clear();
   for (const WholeLayer& from : layers) {
-    const Eigen::VectorXd deviation = from.energy.cwiseSqrt() / step;
-    const Eigen::Index kept =
-        std::max<Eigen::Index>(1, (deviation.array() >= kLeastDeviation).count());  // energies fall
+    const Eigen::VectorXd all = from.energy.cwiseSqrt() / step;
+    std::vector<Eigen::Index> which;
     BasisLayer layer;
+    for (const auto& [begin, length] : from.Segments()) {
+      const Eigen::Index of_segment =
+          std::max<Eigen::Index>(1, (all.segment(begin, length).array() >= kLeastDeviation).count());  // energies fall
+      for (Eigen::Index i = 0; i < of_segment; ++i) which.push_back(begin + i);
+      if (from.of_keys > 0 && begin == 0) layer.key_rank = static_cast<std::uint32_t>(of_segment);
+    }
+    const auto kept = static_cast<Eigen::Index>(which.size());
+    const Eigen::VectorXd deviation = all(which);
     layer.rank = static_cast<std::uint32_t>(kept);
     layer.mean = ToFloats(from.mean);
-    layer.encoder = ToFloats(from.encoder.leftCols(kept) * deviation.head(kept).asDiagonal());
-    layer.decoder = ToFloats(deviation.head(kept).cwiseInverse().asDiagonal() * from.decoder.topRows(kept));
+    layer.encoder = ToFloats(from.encoder(Eigen::all, which) * deviation.asDiagonal());
+    layer.decoder = ToFloats(deviation.cwiseInverse().asDiagonal() * from.decoder(which, Eigen::all));
     for (Eigen::Index i = 0; i < kept; ++i) {
       const double of_coordinate = std::round(4 * std::log2(std::max(deviation[i], 1e-6))) + 16;
       layer.classes.push_back(static_cast<std::uint8_t>(std::clamp(of_coordinate, 0.0, 63.0)));
@@ -287,9 +401,9 @@ Result<double> Measure(const kv_cache::Basis& basis, const transformer::Model& m
   HOLO_ASSIGN_OR_RETURN(const auto scheme, MakeScheme(basis, weights));
   transformer::Workspace workspace;
   std::size_t bytes = 0;
-  for (std::size_t from = 0; from < tokens.size(); from += model.config().context) {
-    const std::span<const std::uint32_t> window =
-        tokens.subspan(from, std::min<std::size_t>(model.config().context, tokens.size() - from));
+  const std::size_t most = std::min<std::size_t>(model.config().context, kMostWindow);
+  for (std::size_t from = 0; from < tokens.size(); from += most) {
+    const std::span<const std::uint32_t> window = tokens.subspan(from, std::min(most, tokens.size() - from));
     kv_cache::Cache cache(scheme);
     const transformer::Sequence sequence{window, &cache, false};
     HOLO_RETURN_IF_ERROR(model.Forward({&sequence, 1}, workspace, pool));
@@ -360,6 +474,7 @@ Result<kv_cache::Basis> MakeIdentityBasis(Statistics& statistics, const weights:
   if (bits < 1 || bits > 8) {
     return Fail(Code::kInvalidArgument, "bits: expected 1 to 8, found " + std::to_string(bits));
   }
+  HOLO_RETURN_IF_ERROR(ExpectNotRotated(weights, "the normalised row itself"));
   kv_cache::Basis basis = EmptyBasis(weights.config(), kv_cache::Method::kLatent, request);
   const auto width = static_cast<Eigen::Index>(weights.config().width);
   for (LayerStatistics& layer : statistics.layers) {
@@ -368,7 +483,9 @@ Result<kv_cache::Basis> MakeIdentityBasis(Statistics& statistics, const weights:
     whole.encoder = Matrix::Identity(width, width);
     whole.decoder = Matrix::Identity(width, width);
     const std::size_t groups = (weights.config().width + kGroup - 1) / kGroup;
-    basis.layers.push_back(TakeCoordinates(whole, std::vector<std::uint8_t>(groups, static_cast<std::uint8_t>(bits))));
+    whole.energy = Eigen::VectorXd::Ones(width);
+    const std::vector<std::uint8_t> of_groups(groups, static_cast<std::uint8_t>(bits));
+    basis.layers.push_back(TakeCoordinates(whole, {&of_groups, 1}));
   }
   return basis;
 }
@@ -376,6 +493,7 @@ Result<kv_cache::Basis> MakeIdentityBasis(Statistics& statistics, const weights:
 Result<kv_cache::Basis> MakeReportBasis(Statistics& statistics, const weights::Weights& weights, std::uint32_t k,
                                         const BasisRequest& request, const Progress& progress) {
   const std::uint32_t width = weights.config().width;
+  HOLO_RETURN_IF_ERROR(ExpectNotRotated(weights, "report"));
   if (k < 1 || k > width) {
     return Fail(Code::kInvalidArgument, "k: expected 1 to " + std::to_string(width) + ", found " + std::to_string(k));
   }
@@ -405,14 +523,6 @@ Result<kv_cache::Basis> MakeReportBasis(Statistics& statistics, const weights::W
   return basis;
 }
 
-Result<void> ExpectGpt2(const weights::Weights& weights) {
-  if (weights.gpt2() != nullptr) return {};
-  return Fail(Code::kUnimplemented,
-              "compressed memory: expected a model of the architecture gpt2, found " +
-                  std::string(weights::ArchitectureName(weights.config().architecture)) +
-                  ", whose keys are rotated: only fp32, fp16, int8 and int4 are there for it yet");
-}
-
 Result<std::shared_ptr<const kv_cache::Scheme>> MakeScheme(const kv_cache::Basis& basis,
                                                            const weights::Weights& weights) {
   const std::array<std::uint8_t, 32> found = weights::Fingerprint(weights);
@@ -422,12 +532,11 @@ Result<std::shared_ptr<const kv_cache::Scheme>> MakeScheme(const kv_cache::Basis
                                                bytes::ToHex(found));
   }
   std::vector<kv_cache::LayerWeights> layers;
-  HOLO_RETURN_IF_ERROR(ExpectGpt2(weights));
   for (std::size_t i = 0; i < weights.config().layers; ++i) {
     HOLO_ASSIGN_OR_RETURN(transformer::AttentionWeights attention, transformer::LoadAttention(weights, i));
     layers.push_back({std::move(attention.keys), std::move(attention.values), std::move(attention.value_bias)});
   }
-  return kv_cache::MakeProjectedScheme(basis, layers);
+  return kv_cache::MakeProjectedScheme(basis, layers, transformer::MakeRotation(weights.config()));
 }
 
 Result<std::vector<LayerRanks>> EffectiveRanks(Statistics& statistics, const weights::Weights& weights) {

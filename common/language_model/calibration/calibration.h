@@ -12,6 +12,10 @@
 //
 // summed over heads, averaged over queries, each divided by the squared norm of the residual stream it is added to.
 //
+// Where keys are rotated by their positions (Llama), the query in G_keys is turned back by each key's position, so that
+// the metric is of keys before their rotation; and keys and values have coordinates of their own, as keys are rebuilt
+// for every tile and few coordinates pay. All are whole numbers of one step in the same metric.
+//
 // Everything is deterministic: the same text and model give the same basis with any number of threads. Statistics are
 // filled by one thread at a time.
 #pragma once
@@ -39,7 +43,9 @@ struct LayerStatistics {
   spectrum::Covariance hidden;            // the residual stream before ln_1
   spectrum::Covariance normalised;        // ln_1's output without gain and bias
   spectrum::Covariance normalised_exact;  // of the first kv_cache::kExactTokens of each window, also in `normalised`
-  std::vector<double> query_moments;      // [heads, head_width, head_width]: the bracket of G_keys
+  // [heads, head_width, head_width]: the bracket of G_keys. With rotated keys from a few keys of each query, drawn in
+  // proportion to what they weigh in the sum.
+  std::vector<double> query_moments;
   std::vector<double> value_weights;      // [heads]: the sum of G_values
 };
 
@@ -49,14 +55,14 @@ struct Statistics {
   std::uint64_t queries = 0;  // those that the last two are sums over
 };
 
-// kUnimplemented, with what there is, for an architecture that has no compressed memory; so do Collect() and MakeScheme().
-[[nodiscard]] Result<void> ExpectGpt2(const weights::Weights& weights);
+// Tokens of a window: the model's context, but no more than this, as every query looks at all keys before it.
+inline constexpr std::size_t kMostWindow = 1024;
 
 // Called now and then with the fraction done; false cancels (kCancelled).
 using Progress = std::function<bool(double)>;
 
-// Windows of as many tokens as the context has, without overlap. `model` was made of `weights`. kInvalidArgument for
-// fewer than kMinTokens tokens.
+// Windows of as many tokens as the context has, at most kMostWindow, without overlap. `model` was made of `weights`.
+// kInvalidArgument for fewer than kMinTokens tokens.
 [[nodiscard]] Result<Statistics> Collect(const transformer::Model& model, const weights::Weights& weights,
                                          std::span<const std::uint32_t> tokens, compute::ThreadPool& pool,
                                          const Progress& progress = nullptr);
@@ -72,17 +78,18 @@ struct BasisRequest {
                                                       const BasisRequest& request, const Progress& progress = nullptr);
 // The stored tier: all coordinates that matter, at one step. `tokens` (at least kMinTokens; some thousands of the
 // calibration's) are run once more with the cache, to fit the coder and to measure it: the result takes about
-// request.bytes_per_token as SaveBlock() writes them, headers and the tokens themselves included, in windows of the
-// model's context. kInvalidArgument for fewer tokens or bytes than can be met.
+// request.bytes_per_token as SaveBlock() writes them, headers and the tokens themselves included, in windows as
+// of Collect(). kInvalidArgument for fewer tokens or bytes than can be met.
 [[nodiscard]] Result<kv_cache::Basis> MakeStoredBasis(Statistics& statistics, const transformer::Model& model,
                                                       const weights::Weights& weights,
                                                       std::span<const std::uint32_t> tokens,
                                                       const BasisRequest& request, compute::ThreadPool& pool,
                                                       const Progress& progress = nullptr);
-// The normalised row itself, every coordinate with `bits` bits (1..8).
+// The normalised row itself, every coordinate with `bits` bits (1..8). kUnimplemented where keys are rotated.
 [[nodiscard]] Result<kv_cache::Basis> MakeIdentityBasis(Statistics& statistics, const weights::Weights& weights,
                                                         unsigned bits, const BasisRequest& request);
-// `k` principal components of keys and as many of values; kInvalidArgument unless 1 <= k <= width.
+// `k` principal components of keys and as many of values; kInvalidArgument unless 1 <= k <= width, kUnimplemented where
+// keys are rotated.
 [[nodiscard]] Result<kv_cache::Basis> MakeReportBasis(Statistics& statistics, const weights::Weights& weights,
                                                       std::uint32_t k, const BasisRequest& request,
                                                       const Progress& progress = nullptr);

@@ -35,12 +35,28 @@ double Form(const std::vector<double>& metric, std::span<const double> a, std::s
   return sum;
 }
 
+// Keys drawn for each query where they are rotated.
+constexpr std::size_t kDrawnKeys = 2;
+
 // What one head's queries say about the cost of errors; a window's rows, from its first token on.
-void AddHead(const transformer::LayerView& view, std::size_t head, std::size_t head_width, std::size_t width,
-             const std::vector<double>& metric, LayerStatistics& statistics) {
+void AddHead(const transformer::LayerView& view, std::size_t head, std::size_t key_head, std::size_t head_width,
+             std::size_t width, const kv_cache::Rotation* rotation, const std::vector<double>& metric,
+             LayerStatistics& statistics) {
   const std::size_t rows = view.rows;
-  const auto key = [&](std::size_t row) { return view.keys + row * view.key_stride + head * head_width; };
-  const auto value = [&](std::size_t row) { return view.values + row * view.key_stride + head * head_width; };
+  std::vector<float> rotated;
+  if (rotation != nullptr) {
+    rotated.resize(rows * head_width);
+    for (std::size_t row = 0; row < rows; ++row) {
+      float* const to = rotated.data() + row * head_width;
+      std::copy_n(view.keys + row * view.key_stride + key_head * head_width, head_width, to);
+      rotation->Turn(row, 1, to);
+    }
+  }
+  const auto key = [&](std::size_t row) {
+    return rotation != nullptr ? rotated.data() + row * head_width
+                               : view.keys + row * view.key_stride + key_head * head_width;
+  };
+  const auto value = [&](std::size_t row) { return view.values + row * view.key_stride + key_head * head_width; };
   std::vector<double> norms(rows);  // of v W_o, squared
   std::vector<double> wide(head_width);
   for (std::size_t row = 0; row < rows; ++row) {
@@ -52,8 +68,15 @@ void AddHead(const transformer::LayerView& view, std::size_t head, std::size_t h
   std::vector<double> mean(head_width);
   std::vector<double> mean_in_metric(head_width);
   double* const moments = statistics.query_moments.data() + head * head_width * head_width;
+  std::vector<float> turned(head_width);
+  std::vector<double> weights(rows);
   for (std::size_t row = kQueryStride - 1; row < rows; row += kQueryStride) {
     const float* query = view.queries + row * width + head * head_width;
+    if (rotation != nullptr) {
+      std::copy_n(query, head_width, turned.begin());
+      rotation->Turn(row, 1, turned.data());
+      query = turned.data();
+    }
     double largest = -1e300;
     for (std::size_t j = 0; j <= row; ++j) {
       // In float32, as the model itself would; what is made of it is summed in double.
@@ -83,15 +106,36 @@ void AddHead(const transformer::LayerView& view, std::size_t head, std::size_t h
       for (std::size_t i = 0; i < head_width; ++i) product += value(j)[i] * mean_in_metric[i];
       const double square = attention[j] * attention[j];
       squares += square;
-      moved += square * std::max(0.0, norms[j] - 2 * product + norm_of_mean);
+      weights[j] = square * std::max(0.0, norms[j] - 2 * product + norm_of_mean);
+      moved += weights[j];
     }
     double residual = 1e-12;
     for (std::size_t i = 0; i < width; ++i)
       residual += double{view.hidden[row * width + i]} * view.hidden[row * width + i];
     statistics.value_weights[head] += squares / residual;
     const double weight = moved / residual;
-    for (std::size_t i = 0; i < head_width; ++i) {
-      for (std::size_t j = 0; j < head_width; ++j) moments[i * head_width + j] += weight * query[i] * query[j];
+    const auto add = [&](const float* of, double weighted) {
+      for (std::size_t i = 0; i < head_width; ++i) {
+        for (std::size_t j = 0; j < head_width; ++j) moments[i * head_width + j] += weighted * of[i] * of[j];
+      }
+    };
+    if (rotation == nullptr) {
+      add(query, weight);
+      continue;
+    }
+    if (!(moved > 0)) continue;
+    // Evenly spaced in the sum of weights, from a place that differs from query to query.
+    const double start = std::fmod(static_cast<double>(row) * 0.6180339887498949, 1.0);
+    double sum = 0;
+    std::size_t drawn = 0;
+    std::vector<float> back(head_width);
+    for (std::size_t j = std::min(kv_cache::kExactTokens, row + 1); j <= row && drawn < kDrawnKeys; ++j) {
+      sum += weights[j];
+      for (; drawn < kDrawnKeys && (static_cast<double>(drawn) + start) / kDrawnKeys * moved < sum; ++drawn) {
+        std::copy_n(query, head_width, back.begin());
+        rotation->TurnBack(j, back.data());
+        add(back.data(), weight / kDrawnKeys);
+      }
     }
   }
 }
@@ -110,7 +154,6 @@ Result<Statistics> Collect(const transformer::Model& model, const weights::Weigh
   const std::size_t head_width = config.head_width();
   Statistics statistics;
   std::vector<std::vector<double>> metrics;  // [layer * heads + head]
-  HOLO_RETURN_IF_ERROR(ExpectGpt2(weights));
   for (std::size_t layer = 0; layer < config.layers; ++layer) {
     HOLO_ASSIGN_OR_RETURN(const transformer::AttentionWeights attention, transformer::LoadAttention(weights, layer));
     for (std::size_t head = 0; head < heads; ++head)
@@ -135,12 +178,15 @@ Result<Statistics> Collect(const transformer::Model& model, const weights::Weigh
           if (row < kv_cache::kExactTokens) layer.normalised_exact.Add(sample);
         }
       } else {
-        AddHead(view, task - 2, head_width, width, metrics[view.layer * heads + task - 2], layer);
+        const std::size_t head = task - 2;
+        AddHead(view, head, head * config.keys() / heads, head_width, width, model.rotation().get(),
+                metrics[view.layer * heads + head], layer);
       }
     });
   };
-  for (std::size_t from = 0; from < tokens.size(); from += config.context) {
-    const std::size_t count = std::min<std::size_t>(config.context, tokens.size() - from);
+  const std::size_t most = std::min<std::size_t>(config.context, kMostWindow);
+  for (std::size_t from = 0; from < tokens.size(); from += most) {
+    const std::size_t count = std::min(most, tokens.size() - from);
     cache.Truncate(0);
     const transformer::Sequence sequence{tokens.subspan(from, count), &cache, false};
     HOLO_RETURN_IF_ERROR(model.Forward({&sequence, 1}, workspace, pool, observe));

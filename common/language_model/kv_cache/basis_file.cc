@@ -79,14 +79,16 @@ std::vector<std::uint8_t> Close(bytes::ByteWriter writer) {
 
 void WriteGeometry(bytes::ByteWriter& writer, const Geometry& geometry) {
   writer.WriteU32(geometry.layers);
-  writer.WriteU32(geometry.heads);
+  writer.WriteU32(geometry.heads | (geometry.keys() == geometry.heads ? 0 : geometry.keys() << 16));
   writer.WriteU32(geometry.head_width);
 }
 
 Result<Geometry> ReadGeometry(bytes::ByteReader& reader, std::string_view name) {
   Geometry geometry;
   HOLO_ASSIGN_OR_RETURN(geometry.layers, reader.ReadU32());
-  HOLO_ASSIGN_OR_RETURN(geometry.heads, reader.ReadU32());
+  HOLO_ASSIGN_OR_RETURN(const std::uint32_t heads, reader.ReadU32());
+  geometry.heads = heads & 0xFFFF;
+  geometry.key_heads = heads >> 16;
   HOLO_ASSIGN_OR_RETURN(geometry.head_width, reader.ReadU32());
   const std::uint64_t width = std::uint64_t{geometry.heads} * geometry.head_width;
   if (geometry.layers == 0 || geometry.layers > kMaxLayers || width == 0 || width > kMaxWidth) {
@@ -94,17 +96,31 @@ Result<Geometry> ReadGeometry(bytes::ByteReader& reader, std::string_view name) 
                                      " layers and a width of 1 to " + std::to_string(kMaxWidth) + ", found " +
                                      std::to_string(geometry.layers) + " and " + std::to_string(width));
   }
+  if (geometry.key_heads != 0 && (geometry.key_heads >= geometry.heads || geometry.heads % geometry.key_heads != 0)) {
+    return Fail(Code::kDataLoss, std::string(name) + ": expected heads of keys that divide the " +
+                                     std::to_string(geometry.heads) + " of queries, found " +
+                                     std::to_string(geometry.key_heads));
+  }
   return geometry;
 }
 
 Result<BasisLayer> ReadLayer(bytes::ByteReader& reader, Method method, std::uint64_t width, std::string_view name) {
   BasisLayer layer;
-  HOLO_ASSIGN_OR_RETURN(layer.rank, reader.ReadU32());
+  HOLO_ASSIGN_OR_RETURN(const std::uint32_t ranks, reader.ReadU32());
+  layer.rank = ranks & 0xFFFF;
+  layer.key_rank = ranks >> 16;
   const bool latent = method == Method::kLatent;
-  const std::uint64_t most = latent ? compute::RoundUp(width, kGroup) : width;
+  // Keys and values may each end in a group that is not full.
+  const std::uint64_t most = latent ? compute::RoundUp(width, kGroup) + (layer.key_rank > 0 ? kGroup : 0) : width;
   if (layer.rank == 0 || layer.rank > most || (latent && layer.rank % kGroup != 0)) {
     return Fail(Code::kDataLoss, std::string(name) + ": expected a rank of 1 to " + std::to_string(most) +
                                      (latent ? ", a multiple of 32" : "") + ", found " + std::to_string(layer.rank));
+  }
+  if (layer.key_rank > 0 &&
+      (method == Method::kReport || layer.key_rank >= layer.rank || (latent && layer.key_rank % kGroup != 0))) {
+    return Fail(Code::kDataLoss, std::string(name) + ": expected keys of fewer than " + std::to_string(layer.rank) +
+                                     " coordinates" + (latent ? ", a multiple of 32" : "") + ", or of all (0), found " +
+                                     std::to_string(layer.key_rank));
   }
   if (latent) {
     HOLO_ASSIGN_OR_RETURN(const std::span<const std::uint8_t> bits, reader.ReadSpan(layer.rank / kGroup));
@@ -182,7 +198,7 @@ std::vector<std::uint8_t> SerialiseBasis(const Basis& basis) {
   writer.WriteU32(static_cast<std::uint32_t>(basis.calibration.size()));
   writer.WriteSpan(Bytes(basis.calibration));
   for (const BasisLayer& layer : basis.layers) {
-    writer.WriteU32(layer.rank);
+    writer.WriteU32(layer.rank | layer.key_rank << 16);
     writer.WriteSpan(layer.bits);
     writer.WriteSpan(layer.classes);
     WriteFloats(writer, layer.mean);

@@ -124,6 +124,17 @@ void Rotation::Turn(std::size_t position, std::size_t heads, float* values) cons
   }
 }
 
+void Rotation::TurnBack(std::size_t position, float* values) const {
+  const float* const cosines = Cosines(position);
+  const float* const sines = Sines(position);
+  for (std::size_t i = 0; i < pairs_; ++i) {
+    const float a = values[i];
+    const float b = values[pairs_ + i];
+    values[i] = a * cosines[i] + b * sines[i];
+    values[pairs_ + i] = b * cosines[i] - a * sines[i];
+  }
+}
+
 Cache::Cache(std::shared_ptr<const Scheme> scheme) : scheme_(std::move(scheme)) {}
 
 Cache Cache::Fork() const {
@@ -203,8 +214,8 @@ void Attend(std::size_t layer, std::span<const Request> requests, AttentionScrat
   for (const Request& request : requests) {
     const Scheme& scheme = request.cache->scheme();
     const std::size_t rows = std::max(kRowsAtOnce, scheme.heads_per_part());
-    most_floats = std::max(most_floats,
-                           rows * (2 * scheme.dims(layer) + kBlockTokens + 2) + 2 * scheme.dims(layer) * kBlockTokens);
+    most_floats =
+        std::max(most_floats, rows * (2 * scheme.dims(layer) + kBlockTokens + 2) + scheme.scratch_floats(layer));
   }
   scratch.workers.resize(std::max<std::size_t>(scratch.workers.size(), pool.threads()));
   for (compute::AlignedBytes& bytes : scratch.workers) {

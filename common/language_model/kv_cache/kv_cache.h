@@ -56,6 +56,8 @@ class Rotation {
   [[nodiscard]] const float* Sines(std::size_t position) const { return Cosines(position) + pairs_; }
   // `heads` heads of one token, which lie behind each other, in place.
   void Turn(std::size_t position, std::size_t heads, float* values) const;
+  // The opposite, of one head.
+  void TurnBack(std::size_t position, float* values) const;
 
  private:
   std::size_t pairs_;
@@ -121,10 +123,12 @@ class Scheme {
     const float* keys = nullptr;    // [dims, kBlockTokens]
     const float* values = nullptr;  // [kBlockTokens, dims]
   };
-  // The first `tokens` places are meaningful, the others finite. `scratch` has 2 dims kBlockTokens values, and the tile
+  // The first `tokens` places are meaningful, the others finite. `scratch` has scratch_floats() values, and the tile
   // may lie there or in `stored`.
   [[nodiscard]] virtual Tile Expand(std::size_t layer, std::size_t part, std::size_t block, std::size_t tokens,
                                     const std::uint8_t* stored, float* scratch) const = 0;
+  // Values that Expand() wants.
+  [[nodiscard]] virtual std::size_t scratch_floats(std::size_t layer) const { return 2 * dims(layer) * kBlockTokens; }
   // AttendTile() over Expand() of a block, but from where it lies; false, and nothing done, where that is not the faster
   // way. For one token the result has the same bits however many `rows` there are: a scheme does the same for any number
   // of them, unless it is the same to the last bit.
@@ -198,6 +202,9 @@ inline constexpr std::uint32_t kMaxLayers = 1024;
 
 struct BasisLayer {
   std::uint32_t rank = 0;          // latent: a multiple of kGroup; report: of keys and of values each
+  // Keys are made of the first so many coordinates; 0: of all. Where keys are rotated, they are rebuilt for every tile,
+  // so few coordinates pay. Latent: a multiple of kGroup.
+  std::uint32_t key_rank = 0;
   std::vector<float> mean;         // [width]; report: [2, width], keys and values
   std::vector<float> encoder;      // [width, rank]; report: [2, width, rank], columns orthonormal
   std::vector<float> decoder;      // [rank, width]; report: empty, as it is the encoder's transpose
@@ -227,13 +234,15 @@ struct Basis {
 // What keys and values are made of in one layer: key = normalised key_weights + a bias that no softmax notices, and
 // value = normalised value_weights + value_bias.
 struct LayerWeights {
-  std::vector<float> key_weights;    // [width, width], inputs first
-  std::vector<float> value_weights;  // [width, width]
-  std::vector<float> value_bias;     // [width]
+  std::vector<float> key_weights;    // [width, key_width], inputs first
+  std::vector<float> value_weights;  // [width, key_width]
+  std::vector<float> value_bias;     // [key_width]
 };
-// kInvalidArgument where `layers` does not belong to the basis's geometry.
-[[nodiscard]] Result<std::shared_ptr<const Scheme>> MakeProjectedScheme(const Basis& basis,
-                                                                        std::span<const LayerWeights> layers);
+// With a rotation, keys and values of a tile are rebuilt when it is attended to, and keys are rotated then; without
+// one, attention is computed on the coordinates. kInvalidArgument where `layers` or the rotation do not belong to the
+// basis's geometry, kUnimplemented for grouped heads without a rotation and for the method report with one.
+[[nodiscard]] Result<std::shared_ptr<const Scheme>> MakeProjectedScheme(
+    const Basis& basis, std::span<const LayerWeights> layers, std::shared_ptr<const Rotation> rotation = nullptr);
 
 // A full block of some cache, which never changes, to be part of others that begin with the same tokens.
 class SharedBlock {

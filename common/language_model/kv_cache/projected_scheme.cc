@@ -2,6 +2,9 @@
 // key is (A q) . c plus a number that is the same for all tokens and that the softmax cancels; A = decoder key_weights
 // of that head. The mean of values weighted by attention is B^T of the weighted mean of c, plus mean value_weights +
 // value_bias, as the weights sum to 1.
+//
+// A rotated key is not that: the rotation differs from token to token. Then a tile's keys are rebuilt from the first
+// coordinates and rotated, its values rebuilt from all, and attention is what it is for plain caches.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -18,6 +21,9 @@ using compute::Matrix;
 struct LayerMaps {
   std::vector<Matrix> queries;  // for each head: head_width -> dims, with the softmax's scale
   std::vector<Matrix> values;   // for each head: dims -> head_width
+  // With a rotation instead, for each head of keys: coordinates -> head_width rounded up.
+  std::vector<Matrix> rebuilt_keys, rebuilt_values;
+  std::size_t coordinates = 0;  // rank, rounded up
 };
 
 // out [rows, columns] = a [rows, inner] b [inner, columns], summed in double.
@@ -69,12 +75,29 @@ std::vector<float> CentringBias(std::span<const float> mean, std::span<const flo
 
 class ProjectedScheme : public Scheme {
  public:
-  std::size_t parts() const override { return geometry().heads / heads_together_; }
+  std::size_t parts() const override {
+    return rotation_ != nullptr ? geometry().keys() : geometry().heads / heads_together_;
+  }
   std::size_t dims(std::size_t layer) const override { return dims_[layer]; }
+  bool takes_unrotated_keys() const override { return rotation_ != nullptr; }
+  std::size_t scratch_floats(std::size_t layer) const override {
+    return (2 * dims_[layer] + (rotation_ != nullptr ? maps_[layer].coordinates : 0)) * kBlockTokens;
+  }
 
   void PrepareQueries(std::size_t layer, std::size_t part, const float* queries, std::size_t tokens,
                       float* out) const override {
     const std::size_t head_width = geometry().head_width;
+    if (rotation_ != nullptr) {
+      const float scale = 1 / std::sqrt(static_cast<float>(head_width));
+      for (std::size_t token = 0; token < tokens; ++token) {
+        const float* from = queries + token * geometry().width() + part * heads_per_part() * head_width;
+        for (std::size_t head = 0; head < heads_per_part(); ++head, from += head_width, out += dims_[layer]) {
+          for (std::size_t i = 0; i < head_width; ++i) out[i] = from[i] * scale;
+          std::fill(out + head_width, out + dims_[layer], 0.0f);
+        }
+      }
+      return;
+    }
     for (std::size_t i = 0; i < heads_together_; ++i) {
       const std::size_t head = part * heads_together_ + i;
       compute::MultiplyRows(maps_[layer].queries[head], queries + head * head_width, geometry().width(), tokens,
@@ -84,6 +107,15 @@ class ProjectedScheme : public Scheme {
 
   void Finish(std::size_t layer, std::size_t part, const float* means, std::size_t tokens, float* out) const override {
     const std::size_t head_width = geometry().head_width;
+    if (rotation_ != nullptr) {
+      for (std::size_t token = 0; token < tokens; ++token) {
+        float* to = out + token * geometry().width() + part * heads_per_part() * head_width;
+        for (std::size_t head = 0; head < heads_per_part(); ++head, to += head_width, means += dims_[layer]) {
+          std::copy_n(means, head_width, to);
+        }
+      }
+      return;
+    }
     for (std::size_t i = 0; i < heads_together_; ++i) {
       const std::size_t head = part * heads_together_ + i;
       compute::MultiplyRows(maps_[layer].values[head], means + i * dims_[layer], heads_together_ * dims_[layer], tokens,
@@ -92,7 +124,8 @@ class ProjectedScheme : public Scheme {
   }
 
  protected:
-  explicit ProjectedScheme(const Basis& basis) : Scheme(basis.geometry, bytes::Sha256(SerialiseBasis(basis))) {
+  ProjectedScheme(const Basis& basis, std::shared_ptr<const Rotation> rotation)
+      : Scheme(basis.geometry, bytes::Sha256(SerialiseBasis(basis))), rotation_(std::move(rotation)) {
     // Heads share what is expanded for them; six rows are what a kernel takes at a time.
     while (basis.geometry.heads % heads_together_ != 0) --heads_together_;
     constexpr auto kF32 = compute::WeightType::kF32;
@@ -100,8 +133,11 @@ class ProjectedScheme : public Scheme {
     std::size_t bytes = 0;
     for (const BasisLayer& layer : basis.layers) {
       const std::size_t dims = compute::RoundUp(layer.rank, compute::kPanel);
-      bytes += basis.geometry.heads *
-                   (Matrix::Share(kF32, head_width, dims) + Matrix::Share(kF32, dims, head_width)) +
+      const std::size_t of_heads =
+          rotation_ != nullptr
+              ? 2 * basis.geometry.keys() * Matrix::Share(kF32, dims, compute::RoundUp(head_width, compute::kPanel))
+              : basis.geometry.heads * (Matrix::Share(kF32, head_width, dims) + Matrix::Share(kF32, dims, head_width));
+      bytes += of_heads +
                (basis.method == Method::kReport ? 2 : 1) * Matrix::Share(kF32, basis.geometry.width(), layer.rank);
     }
     arena_ = std::make_shared<compute::Arena>(bytes);
@@ -110,12 +146,26 @@ class ProjectedScheme : public Scheme {
   // Coordinates of the normalised row.
   void AddLatentLayer(const BasisLayer& from, const LayerWeights& weights) {
     const std::size_t width = geometry().width();
-    dims_.push_back(compute::RoundUp(from.rank, compute::kPanel));
-    const std::vector<float> keys = Product(from.decoder, weights.key_weights, width, width);
-    const std::vector<float> values = Product(from.decoder, weights.value_weights, width, width);
-    std::vector<float> offset = Product(from.mean, weights.value_weights, width, width);
-    for (std::size_t i = 0; i < width; ++i) offset[i] += weights.value_bias[i];
-    maps_.push_back(MakeMaps(geometry(), from.rank, dims_.back(), keys, values, offset, arena_));
+    const std::size_t key_width = geometry().key_width();
+    const std::vector<float> keys = Product(from.decoder, weights.key_weights, width, key_width);
+    const std::vector<float> values = Product(from.decoder, weights.value_weights, width, key_width);
+    std::vector<float> offset = Product(from.mean, weights.value_weights, width, key_width);
+    for (std::size_t i = 0; i < key_width; ++i) offset[i] += weights.value_bias[i];
+    if (rotation_ != nullptr) {
+      dims_.push_back(compute::RoundUp(geometry().head_width, compute::kPanel));
+      const std::vector<float> key_offset = Product(from.mean, weights.key_weights, width, key_width);
+      const std::size_t key_rank = from.key_rank == 0 ? from.rank : from.key_rank;
+      LayerMaps maps;
+      maps.coordinates = compute::RoundUp(from.rank, compute::kPanel);
+      for (std::size_t head = 0; head < geometry().keys(); ++head) {
+        maps.rebuilt_keys.push_back(Rebuild(keys, key_offset, key_rank, head, dims_.back()));
+        maps.rebuilt_values.push_back(Rebuild(values, offset, from.rank, head, dims_.back()));
+      }
+      maps_.push_back(std::move(maps));
+    } else {
+      dims_.push_back(compute::RoundUp(from.rank, compute::kPanel));
+      maps_.push_back(MakeMaps(geometry(), from.rank, dims_.back(), keys, values, offset, arena_));
+    }
     encoders_.emplace_back().push_back(Matrix::Pack(compute::WeightType::kF32, width, from.rank, from.encoder,
                                                     CentringBias(from.mean, from.encoder, from.rank), arena_));
   }
@@ -125,12 +175,58 @@ class ProjectedScheme : public Scheme {
     compute::Multiply(encoders_[layer][0], rows.normalised, rows.count, out, compute::Store::kReplace, scratch, pool);
   }
 
-  std::vector<std::size_t> dims_;  // of each layer
+  // What Expand() makes of coordinates [kBlockTokens, rank rounded up], which lie behind the tile in `scratch`.
+  Tile FromCoordinates(std::size_t layer, std::size_t part, std::size_t block, std::size_t tokens,
+                       float* scratch) const {
+    const std::size_t dims = dims_[layer];
+    float* const values = scratch;
+    float* const keys = scratch + dims * kBlockTokens;
+    if (rotation_ == nullptr) {
+      compute::TransposeTile(values, dims, keys);
+      return {keys, values};
+    }
+    const LayerMaps& maps = maps_[layer];
+    const float* const coordinates = scratch + 2 * dims * kBlockTokens;
+    // Values have the place of the keys before their transposition first.
+    compute::MultiplyRows(maps.rebuilt_keys[part], coordinates, maps.coordinates, tokens, values, dims,
+                          compute::Store::kReplace);
+    for (std::size_t token = 0; token < tokens; ++token) {
+      rotation_->Turn(block * kBlockTokens + token, 1, values + token * dims);
+    }
+    std::fill(values + tokens * dims, values + kBlockTokens * dims, 0.0f);
+    compute::TransposeTile(values, dims, keys);
+    compute::MultiplyRows(maps.rebuilt_values[part], coordinates, maps.coordinates, tokens, values, dims,
+                          compute::Store::kReplace);
+    return {keys, values};
+  }
+  // Where coordinates go: into the tile itself where attention is computed on them.
+  float* CoordinatesIn(std::size_t layer, float* scratch) const {
+    return rotation_ == nullptr ? scratch : scratch + 2 * dims_[layer] * kBlockTokens;
+  }
+  std::size_t coordinates(std::size_t layer) const {
+    return rotation_ == nullptr ? dims_[layer] : maps_[layer].coordinates;
+  }
+
+  std::shared_ptr<const Rotation> rotation_;  // null where positions are learned
+  std::vector<std::size_t> dims_;             // of each layer
   std::vector<LayerMaps> maps_;
   std::vector<std::vector<Matrix>> encoders_;  // of the normalised row, or of keys and of values
-  std::shared_ptr<compute::Arena> arena_;  // of all these matrices
+  std::shared_ptr<compute::Arena> arena_;      // of all these matrices
 
  private:
+  // The columns of one head of [rank, key_width], from `rank` coordinates to `dims`.
+  Matrix Rebuild(const std::vector<float>& map, const std::vector<float>& offset, std::size_t rank, std::size_t head,
+                 std::size_t dims) const {
+    const std::size_t head_width = geometry().head_width;
+    std::vector<float> own(rank * dims);
+    for (std::size_t i = 0; i < rank; ++i) {
+      std::copy_n(map.data() + i * geometry().key_width() + head * head_width, head_width, own.data() + i * dims);
+    }
+    std::vector<float> bias(dims);
+    std::copy_n(offset.data() + head * head_width, head_width, bias.data());
+    return Matrix::Pack(compute::WeightType::kF32, rank, dims, own, bias, arena_);
+  }
+
   std::size_t heads_together_ = 6;
 };
 
@@ -138,7 +234,8 @@ class ProjectedScheme : public Scheme {
 // them, in a sequence's first block, kExactTokens rows of coordinates in half precision.
 class LatentScheme final : public ProjectedScheme {
  public:
-  LatentScheme(const Basis& basis, std::span<const LayerWeights> weights) : ProjectedScheme(basis) {
+  LatentScheme(const Basis& basis, std::span<const LayerWeights> weights, std::shared_ptr<const Rotation> rotation)
+      : ProjectedScheme(basis, std::move(rotation)) {
     std::vector<std::size_t> first_block;
     std::vector<std::size_t> other_blocks;
     for (std::size_t layer = 0; layer < basis.layers.size(); ++layer) {
@@ -160,7 +257,7 @@ class LatentScheme final : public ProjectedScheme {
 
   std::string name() const override { return std::string(MethodName(Method::kLatent)); }
   bool needs_keys_and_values() const override { return false; }
-  std::size_t prepared_width(std::size_t layer) const override { return dims_[layer]; }
+  std::size_t prepared_width(std::size_t layer) const override { return coordinates(layer); }
 
   void Write(std::size_t layer, std::size_t block, std::size_t place, const Rows&, std::size_t, const float* prepared,
              std::uint8_t* stored) const override {
@@ -172,16 +269,15 @@ class LatentScheme final : public ProjectedScheme {
       codes += 4 * bits;
     }
     if (block == 0 && place < kExactTokens) {
-      const std::size_t rank = dims_[layer];
+      const std::size_t rank = coordinates(layer);
       compute::ToHalf(prepared - rank, rank, Exact(layer, stored) + place * rank);
     }
   }
 
-  Tile Expand(std::size_t layer, std::size_t, std::size_t block, std::size_t tokens, const std::uint8_t* stored,
+  Tile Expand(std::size_t layer, std::size_t part, std::size_t block, std::size_t tokens, const std::uint8_t* stored,
               float* scratch) const override {
-    const std::size_t rank = dims_[layer];
-    float* const values = scratch;
-    float* const keys = scratch + rank * kBlockTokens;
+    const std::size_t rank = coordinates(layer);
+    float* const values = CoordinatesIn(layer, scratch);
     for (std::size_t token = 0; token < tokens; ++token) {
       float* out = values + token * rank;
       if (block == 0 && token < kExactTokens) {
@@ -197,13 +293,12 @@ class LatentScheme final : public ProjectedScheme {
       }
     }
     std::fill(values + tokens * rank, values + kBlockTokens * rank, 0.0f);
-    compute::TransposeTile(values, rank, keys);
-    return {keys, values};
+    return FromCoordinates(layer, part, block, tokens, scratch);
   }
 
   bool AttendStored(const Place& place, const compute::AttentionRows& rows,
                     const std::uint8_t* visible) const override {
-    if (place.block == 0) return false;  // has exact tokens
+    if (rotation_ != nullptr || place.block == 0) return false;  // the first has exact tokens
     const compute::CodedTile tile = {place.stored, bits_[place.layer], scales_.data()};
     compute::AttendCodedTile(rows, tile, visible, place.next);
     return true;
@@ -266,8 +361,8 @@ class LatentScheme final : public ProjectedScheme {
 // One layer of a block: [32, rank] whole numbers of 16 bits, and 32 bytes: each token's exponent.
 class StoredScheme final : public ProjectedScheme {
  public:
-  StoredScheme(const Basis& basis, std::span<const LayerWeights> weights)
-      : ProjectedScheme(basis), table_(basis.table) {
+  StoredScheme(const Basis& basis, std::span<const LayerWeights> weights, std::shared_ptr<const Rotation> rotation)
+      : ProjectedScheme(basis, std::move(rotation)), table_(basis.table) {
     std::vector<std::size_t> bytes;
     for (std::size_t layer = 0; layer < basis.layers.size(); ++layer) {
       const BasisLayer& from = basis.layers[layer];
@@ -300,12 +395,11 @@ class StoredScheme final : public ProjectedScheme {
     }
   }
 
-  Tile Expand(std::size_t layer, std::size_t, std::size_t block, std::size_t tokens, const std::uint8_t* stored,
+  Tile Expand(std::size_t layer, std::size_t part, std::size_t block, std::size_t tokens, const std::uint8_t* stored,
               float* scratch) const override {
-    const std::size_t dims = this->dims(layer);
+    const std::size_t dims = coordinates(layer);
     const auto* const numbers = reinterpret_cast<const std::int16_t*>(stored);
-    float* const values = scratch;
-    float* const keys = scratch + dims * kBlockTokens;
+    float* const values = CoordinatesIn(layer, scratch);
     for (std::size_t token = 0; token < tokens; ++token) {
       const unsigned exponent = Exponents(layer, const_cast<std::uint8_t*>(stored))[token];
       const float step =
@@ -315,8 +409,7 @@ class StoredScheme final : public ProjectedScheme {
       std::fill(out + rank(layer), out + dims, 0.0f);
     }
     std::fill(values + tokens * dims, values + kBlockTokens * dims, 0.0f);
-    compute::TransposeTile(values, dims, keys);
-    return {keys, values};
+    return FromCoordinates(layer, part, block, tokens, scratch);
   }
 
   std::vector<std::uint8_t> Pack(std::size_t block, std::size_t tokens, const std::uint8_t* stored) const override {
@@ -361,7 +454,7 @@ class StoredScheme final : public ProjectedScheme {
 // One layer of a block: keys [rank, 32] and values [32, rank] in half precision.
 class ReportScheme final : public ProjectedScheme {
  public:
-  explicit ReportScheme(const Basis& basis) : ProjectedScheme(basis) {
+  explicit ReportScheme(const Basis& basis) : ProjectedScheme(basis, nullptr) {
     const std::size_t width = geometry().width();
     std::vector<std::size_t> bytes;
     for (const BasisLayer& from : basis.layers) {
@@ -462,21 +555,36 @@ void CountDecisions(const Cache& cache, CoderCounts& counts) {
   }
 }
 
-Result<std::shared_ptr<const Scheme>> MakeProjectedScheme(const Basis& basis, std::span<const LayerWeights> layers) {
+Result<std::shared_ptr<const Scheme>> MakeProjectedScheme(const Basis& basis, std::span<const LayerWeights> layers,
+                                                          std::shared_ptr<const Rotation> rotation) {
   const std::size_t width = basis.geometry.width();
+  const std::size_t key_width = basis.geometry.key_width();
   bool fits = layers.size() == basis.layers.size() && layers.size() == basis.geometry.layers;
   for (const LayerWeights& layer : layers) {
-    fits = fits && layer.key_weights.size() == width * width && layer.value_weights.size() == width * width &&
-           layer.value_bias.size() == width;
+    fits = fits && layer.key_weights.size() == width * key_width && layer.value_weights.size() == width * key_width &&
+           layer.value_bias.size() == key_width;
   }
   if (!fits) {
     return Fail(Code::kInvalidArgument, "basis: expected a model of " + std::to_string(basis.geometry.layers) +
                                             " layers, " + std::to_string(width) + " wide, found " +
                                             std::to_string(layers.size()) + " layers or another width");
   }
+  if (rotation == nullptr ? key_width != width : basis.method == Method::kReport) {
+    return Fail(Code::kUnimplemented,
+                std::string("basis: expected ") +
+                    (rotation == nullptr ? "a head of keys for each of queries, as keys are not rotated"
+                                         : "the method latent or stored, as keys are rotated") +
+                    ", found " + std::to_string(basis.geometry.keys()) + " heads of keys and " +
+                    std::string(MethodName(basis.method)));
+  }
+  if (rotation != nullptr && rotation->head_width() != basis.geometry.head_width) {
+    return Fail(Code::kInvalidArgument, "basis: expected heads of " + std::to_string(rotation->head_width()) +
+                                            ", as the rotation has, found " +
+                                            std::to_string(basis.geometry.head_width));
+  }
   if (basis.method == Method::kReport) return std::make_shared<ReportScheme>(basis);
-  if (basis.method == Method::kStored) return std::make_shared<StoredScheme>(basis, layers);
-  return std::make_shared<LatentScheme>(basis, layers);
+  if (basis.method == Method::kStored) return std::make_shared<StoredScheme>(basis, layers, std::move(rotation));
+  return std::make_shared<LatentScheme>(basis, layers, std::move(rotation));
 }
 
 }  // namespace holo::kv_cache

@@ -515,6 +515,15 @@ TEST_CASE("a damaged basis is refused") {
   trailing.insert(trailing.end(), digest.begin(), digest.end());
   CHECK(message(trailing).starts_with("DATA_LOSS: basis"));
   Basis stored = StoredBasis({1, 1, 32});
+  stored.layers[0].key_rank = stored.layers[0].rank;
+  CHECK(message(SerialiseBasis(stored)).starts_with("DATA_LOSS: basis: expected keys of fewer than"));
+  stored.layers[0].key_rank = 0;
+  stored.geometry = {1, 2, 16, 1};
+  CHECK(message(SerialiseBasis(stored)).empty());
+  stored.geometry = {1, 4, 8, 3};
+  CHECK(message(SerialiseBasis(stored)) ==
+        "DATA_LOSS: basis: expected heads of keys that divide the 4 of queries, found 3");
+  stored.geometry = {1, 1, 32};
   stored.layers[0].classes[3] = 64;
   CHECK(message(SerialiseBasis(stored)) == "DATA_LOSS: basis: expected classes below 64, found 64");
   stored.layers[0].classes[3] = 63;
