@@ -108,6 +108,44 @@ struct Axis {
   }
 };
 
+// Finds places beside dots where words cover neither dots nor words.
+class LabelPlaces {
+ public:
+  void Avoid(const Dot& dot) {
+    taken_.push_back({dot.x - dot.radius, dot.y - dot.radius, dot.x + dot.radius, dot.y + dot.radius});
+  }
+
+  // The label of a dot: right of it and above, or else the first free place around it; above if there is none.
+  [[nodiscard]] Text Place(double x, double y, const std::string& label, const Color& color) {
+    constexpr int kSize = 13;
+    constexpr double kLetter = 0.62 * kSize;
+    const double width = kLetter * static_cast<double>(label.size());
+    const double above = y - 7;
+    const double below = y + kSize + 5;
+    const Box boxes[] = {BoxAt(x + 7, above, width, kSize),         BoxAt(x + 7, below, width, kSize),
+                         BoxAt(x - 7 - width, above, width, kSize), BoxAt(x - 7 - width, below, width, kSize),
+                         BoxAt(x + 7, above - kSize, width, kSize), BoxAt(x + 7, below + kSize, width, kSize)};
+    const Box* chosen = std::find_if(std::begin(boxes), std::end(boxes), [&](const Box& box) {
+      return box.right < kRight && box.low < kBottom && std::none_of(taken_.begin(), taken_.end(), [&](const Box& other) {
+               return box.left < other.right && other.left < box.right && box.high < other.low && other.high < box.low;
+             });
+    });
+    if (chosen == std::end(boxes)) chosen = boxes;
+    taken_.push_back(*chosen);
+    return {chosen->left, chosen->low, label, color, Anchor::kStart, kSize};
+  }
+
+ private:
+  struct Box {
+    double left, high, right, low;  // y grows downwards
+  };
+  static Box BoxAt(double left, double baseline, double width, double height) {
+    return {left, baseline - height, left + width, baseline};
+  }
+
+  std::vector<Box> taken_;
+};
+
 std::string TickText(double value) {
   char text[32];
   std::snprintf(text, sizeof(text), "%g", std::round(value * 1000) / 1000);
@@ -191,12 +229,16 @@ Drawing DrawCurves(const std::vector<Curve>& curves, double exact, double top_pe
     out.lines.push_back({at, y.At(exact), std::min(at + 6, kRight), y.At(exact), kInk});
   }
   out.texts.push_back({kRight - 4, y.At(exact) + 17, "uncompressed " + Fixed(exact, 2), kInk, Anchor::kEnd, 13});
+  LabelPlaces places;
+  for (const Curve& curve : curves) {
+    for (const CurvePoint& point : curve.points) places.Avoid({x.At(point.bytes_per_token), y.At(point.perplexity), kInk});
+  }
   for (std::size_t i = 0; i < curves.size(); ++i) {
     const Color& color = kColors[i % std::size(kColors)];
     const double key_y = kTop + 22 + 22.0 * static_cast<double>(i);
-    out.dots.push_back({kRight - 230, key_y - 5, color});
-    if (curves[i].is_joined) out.lines.push_back({kRight - 246, key_y - 5, kRight - 214, key_y - 5, color, 2});
-    out.texts.push_back({kRight - 206, key_y, curves[i].name, color});
+    out.dots.push_back({kRight - 254, key_y - 5, color});
+    if (curves[i].is_joined) out.lines.push_back({kRight - 270, key_y - 5, kRight - 238, key_y - 5, color, 2});
+    out.texts.push_back({kRight - 230, key_y, curves[i].name, color});
     const CurvePoint* before = nullptr;
     for (const CurvePoint& point : curves[i].points) {
       const double at_x = x.At(point.bytes_per_token);
@@ -208,7 +250,7 @@ Drawing DrawCurves(const std::vector<Curve>& curves, double exact, double top_pe
       out.dots.push_back({at_x, at_y, color});
       std::string label = point.label;
       if (point.perplexity > top_perplexity) label += (label.empty() ? "" : ": ") + Fixed(point.perplexity, 0) + " (off)";
-      if (!label.empty()) out.texts.push_back({at_x + 7, at_y - 7, label, color, Anchor::kStart, 13});
+      if (!label.empty()) out.texts.push_back(places.Place(at_x, at_y, label, color));
     }
   }
   return out;

@@ -294,6 +294,11 @@ MappedFile::~MappedFile() {
   if (!bytes_.empty()) ::munmap(const_cast<std::uint8_t*>(bytes_.data()), bytes_.size());
 }
 
+void MappedFile::ReleasePages() const {
+  // What fails leaves the pages where they are. A shared mapping of a file loses nothing.
+  if (!bytes_.empty()) ::madvise(const_cast<std::uint8_t*>(bytes_.data()), bytes_.size(), MADV_DONTNEED);
+}
+
 PrefixSource::PrefixSource(std::shared_ptr<const container::ByteSource> source, std::uint64_t limit)
     : source_(std::move(source)), size_(std::min(source_->size(), limit)) {}
 

@@ -102,6 +102,8 @@ class MappedFile {
 
   // Begins on a page; lives as long as this object.
   [[nodiscard]] std::span<const std::uint8_t> bytes() const { return bytes_; }
+  // Gives back the memory of what was read so far; the bytes stay what they are and are read anew when they are touched.
+  void ReleasePages() const;
 
  private:
   explicit MappedFile(std::span<const std::uint8_t> bytes) : bytes_(bytes) {}

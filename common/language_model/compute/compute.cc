@@ -134,12 +134,19 @@ void ThreadPool::Start(const Job& job) {
 }
 
 AlignedBytes::AlignedBytes(std::size_t bytes) : size_(bytes) {
-  const bool large = bytes >= 4 * kLargePageBytes;
-  const std::size_t alignment = large ? kLargePageBytes : 64;
-  const std::size_t rounded = RoundUp(std::max<std::size_t>(bytes, 1), alignment);
-  auto* data = static_cast<std::uint8_t*>(std::aligned_alloc(alignment, rounded));
+  if (bytes >= 4 * kLargePageBytes) {
+    // Fresh from the system they are zero, and take memory only once they are written.
+    const std::size_t mapped = RoundUp(bytes, kLargePageBytes) + kLargePageBytes;
+    void* start = ::mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (start == MAP_FAILED) std::abort();  // out of memory
+    auto* data = reinterpret_cast<std::uint8_t*>(RoundUp(reinterpret_cast<std::uintptr_t>(start), kLargePageBytes));
+    ::madvise(data, RoundUp(bytes, kLargePageBytes), MADV_HUGEPAGE);
+    data_ = std::shared_ptr<std::uint8_t>(data, [start, mapped](std::uint8_t*) { ::munmap(start, mapped); });
+    return;
+  }
+  const std::size_t rounded = RoundUp(std::max<std::size_t>(bytes, 1), 64);
+  auto* data = static_cast<std::uint8_t*>(std::aligned_alloc(64, rounded));
   if (data == nullptr) std::abort();  // out of memory
-  if (large) ::madvise(data, rounded, MADV_HUGEPAGE);
   std::memset(data, 0, bytes);
   data_ = std::shared_ptr<std::uint8_t>(data, std::free);
 }

@@ -138,6 +138,10 @@ class File {
   [[nodiscard]] Result<std::string_view> String(std::string_view key) const;
   [[nodiscard]] Result<std::vector<std::string_view>> Strings(std::string_view key, std::uint64_t max_count) const;
   [[nodiscard]] Result<std::vector<std::int64_t>> Integers(std::string_view key, std::uint64_t max_count) const;
+  // As of files::MappedFile; nothing for Parse.
+  void ReleasePages() const {
+    if (mapping_ != nullptr) mapping_->ReleasePages();
+  }
 
  private:
   friend class Reader;

@@ -236,6 +236,7 @@ Result<void> Model::LoadLlama(const weights::LlamaWeights& weights, std::optiona
     HOLO_ASSIGN_OR_RETURN(layer.inner, load({{&from.gate}, {&from.up}}));
     HOLO_ASSIGN_OR_RETURN(layer.down, load({{&from.down}}));
     layers_.push_back(std::move(layer));
+    weights.ReleasePages();
   }
   return {};
 }
@@ -246,6 +247,7 @@ Result<void> Model::LoadGpt2(const weights::Gpt2Weights& weights, WeightType typ
   const auto arena = std::make_shared<compute::Arena>(MatrixBytes(config, type));
   {
     HOLO_ASSIGN_OR_RETURN(const std::vector<float> values, weights::ToFloat(weights.wte));
+    weights.ReleasePages();
     embedding_ = Linear(Matrix::PackTransposed(type, width, config.vocabulary, values, {}, arena));
   }
   if (!config.tied_head) {
@@ -281,6 +283,7 @@ Result<void> Model::LoadGpt2(const weights::Gpt2Weights& weights, WeightType typ
     HOLO_ASSIGN_OR_RETURN(layer.down,
                           LoadMatrix(type, from.fc_projection_weight, from.fc_projection_bias, arena));
     layers_.push_back(std::move(layer));
+    weights.ReleasePages();
   }
   return {};
 }

@@ -179,6 +179,10 @@ Result<Gpt2Weights> OpenGpt2(const std::filesystem::path& model_dir) {
   return AssembleGpt2(config, std::move(tensors), model_dir.string());
 }
 
+void Gpt2Weights::ReleasePages() const {
+  for (const auto& file : files) file->ReleasePages();
+}
+
 std::array<std::uint8_t, 32> Fingerprint(const Gpt2Weights& weights) {
   const Config& config = weights.config;
   bytes::ByteWriter writer;
@@ -191,6 +195,7 @@ std::array<std::uint8_t, 32> Fingerprint(const Gpt2Weights& weights) {
   weights.ForEach([&](const Tensor& tensor) {
     writer.WriteU8(static_cast<std::uint8_t>(tensor.dtype));
     writer.WriteSpan(bytes::Sha256(tensor.bytes));
+    weights.ReleasePages();
   });
   return bytes::Sha256(writer.bytes());
 }

@@ -402,6 +402,11 @@ Result<Weights> Open(const std::filesystem::path& model_dir) {
   return Weights(std::move(weights));
 }
 
+void LlamaWeights::ReleasePages() const {
+  for (const auto& file : files) file->ReleasePages();
+  if (gguf) gguf->ReleasePages();
+}
+
 std::array<std::uint8_t, 32> Fingerprint(const LlamaWeights& weights) {
   const Config& config = weights.config;
   bytes::ByteWriter writer;
@@ -416,6 +421,7 @@ std::array<std::uint8_t, 32> Fingerprint(const LlamaWeights& weights) {
   weights.ForEach([&](const StoredTensor& tensor) {
     writer.WriteU8(static_cast<std::uint8_t>(tensor.type));
     writer.WriteSpan(bytes::Sha256(tensor.bytes));
+    weights.ReleasePages();
   });
   return bytes::Sha256(writer.bytes());
 }

@@ -156,6 +156,9 @@ struct Gpt2Weights {
   // Calls visit(tensor) for every tensor once, always in the same order; the head only when it is not wte.
   template <typename Visit>
   void ForEach(Visit visit) const;
+
+  // Gives back the memory of tensors that were read; as of files::MappedFile.
+  void ReleasePages() const;
 };
 
 // Names may have the prefix "transformer." or not (all or none). Every tensor is F32, F16 or BF16; they need not be all
@@ -205,6 +208,7 @@ struct LlamaWeights {
   // As for Gpt2Weights.
   template <typename Visit>
   void ForEach(Visit visit) const;
+  void ReleasePages() const;
 };
 
 // config.json of a Llama. kUnimplemented, by name, for other architectures and variants (biases, another activation,
@@ -229,6 +233,9 @@ class Weights {
   // nullptr for the other one.
   [[nodiscard]] const Gpt2Weights* gpt2() const { return std::get_if<Gpt2Weights>(&weights_); }
   [[nodiscard]] const LlamaWeights* llama() const { return std::get_if<LlamaWeights>(&weights_); }
+  void ReleasePages() const {
+    std::visit([](const auto& weights) { weights.ReleasePages(); }, weights_);
+  }
 
  private:
   std::variant<Gpt2Weights, LlamaWeights> weights_;

@@ -2,6 +2,11 @@
 
 #include <doctest/doctest.h>
 
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <string>
+
 #include "common/bytes/bytes.h"
 #include "tests/common/language_model/tiny_model.h"
 
@@ -153,6 +158,34 @@ TEST_CASE("a compressed model is written whole, opened, and refers to its base w
   elsewhere.base = folder / "m";
   CHECK(Open(folder / "d/c", elsewhere).has_value());
   CHECK(Open(folder / "m", elsewhere).error().code == Code::kInvalidArgument);
+}
+
+// Bytes of `file` that this process holds in memory, of all its mappings of it.
+std::uint64_t ResidentBytes(const std::filesystem::path& file) {
+  std::ifstream maps("/proc/self/smaps");
+  REQUIRE(maps.good());
+  std::uint64_t kilobytes = 0;
+  bool is_of_file = false;
+  for (std::string line; std::getline(maps, line);) {
+    if (line.find('-') < line.find(' ')) {
+      is_of_file = line.ends_with(file.string());
+    } else if (is_of_file && line.starts_with("Rss:")) {
+      kilobytes += std::stoull(line.substr(4));
+    }
+  }
+  return kilobytes * 1024;
+}
+
+TEST_CASE("an opened model holds its weights in memory once") {
+  const auto shipped = FindShipped(std::filesystem::read_symlink("/proc/self/exe"));
+  REQUIRE(shipped.has_value());
+  const std::filesystem::path file = std::filesystem::canonical(*shipped) / "model.safetensors";
+  const Model model = Open(*shipped, {}).value();
+  const weights::Tensor& tensor = model.base.weights.gpt2()->wte;
+  CHECK(ResidentBytes(file) < std::filesystem::file_size(file) / 10);
+  // They can still be read, and the count above counts.
+  CHECK(weights::CheckFinite(tensor).has_value());
+  CHECK(ResidentBytes(file) >= tensor.bytes.size());
 }
 
 TEST_CASE("weights that have changed since are refused, and so is a damaged basis") {
