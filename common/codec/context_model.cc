@@ -29,7 +29,28 @@ BandModel MakeModel(TileKind kind, std::uint32_t family, std::uint32_t index) {
   return model;
 }
 
+using GroupSums = std::array<std::int16_t, kInside * kMaxSums>;
+GroupSums MakeSumWeights(TileKind kind, std::uint32_t family) {
+  GroupSums out;
+  for (std::uint32_t band = 0; band < kMaxSums; ++band) {
+    const std::size_t row = activity::RowOf(kind, family, band) * activity::kWeights;
+    for (std::size_t k = 0; k < kInside; ++k) out[k * kMaxSums + band] = ActivityWeights()[row + activity::kPatch + k];
+  }
+  return out;
+}
+
 }  // namespace
+
+const std::array<std::int16_t, kInside * kMaxSums>& SumWeights(TileKind kind, std::uint32_t family) {
+  static const std::array<GroupSums, 6> weights = [] {
+    std::array<GroupSums, 6> all;
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      all[i] = MakeSumWeights(static_cast<TileKind>(i / 2), static_cast<std::uint32_t>(i % 2));
+    }
+    return all;
+  }();
+  return weights[static_cast<std::size_t>(kind) * 2 + family];
+}
 
 const BandModel& ModelOf(TileKind kind, std::uint32_t family, std::uint32_t index) {
   static const std::vector<BandModel> models = [] {

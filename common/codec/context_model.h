@@ -91,6 +91,10 @@ inline constexpr float kScorePerLogOdds = 41.6f;
 [[nodiscard]] const std::array<std::int8_t, significance::kRows * significance::kWeights>& SignificanceWeights();
 [[nodiscard]] const std::array<std::int8_t, activity::kRows * activity::kWeights>& ActivityWeights();
 
+// Those of strengths in "becomes active", turned: [kInside][kMaxSums], the bands of a group side by side.
+inline constexpr std::size_t kMaxSums = 16;
+[[nodiscard]] const std::array<std::int16_t, kInside * kMaxSums>& SumWeights(TileKind kind, std::uint32_t family);
+
 // Sizes of successive bands of a group: small where most of the energy is.
 inline constexpr std::array<std::uint32_t, 16> kBandSizes = {2, 3, 4, 5, 6, 8, 10, 12, 13, 16, 20, 24, 28, 32, 48, 64};
 inline constexpr std::size_t kMaxBandSize = 64;

@@ -4,6 +4,9 @@
 #include <cmath>
 #include <cstring>
 
+#include "common/codec/decode_kernels.h"
+#include "common/codec/tile_pass.h"
+
 namespace holo::codec {
 namespace {
 
@@ -39,6 +42,7 @@ class Reader {
       : decoder_(decoder), allowed_overrun_(partial ? 0 : entropy::kImpliedZeros) {}
 
   bool Code(bool, entropy::Probability& probability) { return decoder_.Code(probability); }
+  [[nodiscard]] entropy::RangeDecoder& decoder() { return decoder_; }
   [[nodiscard]] bool Stopped() const { return decoder_.overrun_bytes() > allowed_overrun_; }
 
  private:
@@ -53,27 +57,6 @@ struct GroupTarget {
   const float* weights = nullptr;     // [count] see EncodeTile
 };
 
-// The cells around one, as distances: left, right, above, below, then the corners.
-using Around = std::array<std::ptrdiff_t, kAround>;
-Around AroundOf(std::size_t columns) {
-  const auto s = static_cast<std::ptrdiff_t>(columns);
-  return {-1, 1, -s, s, -s - 1, -s + 1, s - 1, s + 1};
-}
-
-// Everything that one pass over a tile needs.
-struct Pass {
-  TileState& tile;
-  GroupState& group;
-  Band& band;
-  const BandModel& model;
-  const Band* luma_band;  // or null
-  const Band* other_band;
-  const GroupState* luma;
-  const GroupState* other;
-  Around around;
-  int plane;
-};
-
 // The score of "becomes active", by the definition in context_model.h.
 int ActiveScore(const Pass& pass, std::size_t cell) {
   const std::int8_t* weights = pass.model.active;
@@ -85,7 +68,7 @@ int ActiveScore(const Pass& pass, std::size_t cell) {
   if (pass.luma_band != nullptr) score += weights[activity::kLuma + pass.luma_band->levels[cell]];
   if (pass.other_band != nullptr) score += weights[activity::kOther + pass.other_band->levels[cell]];
   const std::int8_t* strengths = pass.group.strengths.data() + cell * pass.group.stride;
-  for (std::uint64_t left = pass.group.nonzero[cell]; left != 0; left &= left - 1) {
+  for (std::uint64_t left = pass.group.signs[cell].nonzero; left != 0; left &= left - 1) {
     const auto k = static_cast<std::size_t>(std::countr_zero(left));
     score += weights[activity::kPatch + k] * strengths[k];
   }
@@ -139,7 +122,7 @@ void SignificanceScores(const Pass& pass, std::size_t cell, std::int16_t* scores
   for (std::size_t block = 0; block < columns; block += kVector) {
     Vector sum = Load(model.bias.data() + block);
     for (std::size_t n = 0; n < neighbours; ++n) sum += Load(there[n] + block) * Load(weights[n] + block);
-    for (std::uint64_t left = group.nonzero[cell]; left != 0; left &= left - 1) {
+    for (std::uint64_t left = group.signs[cell].nonzero; left != 0; left &= left - 1) {
       const auto k = static_cast<std::size_t>(std::countr_zero(left));
       sum += Repeat(own[k]) * Load(model.patch.data() + k * columns + block);
     }
@@ -351,7 +334,10 @@ bool CodePatch(const Pass& pass, std::size_t cell, Coder& coder, GroupTarget* ta
       negative = coder.Code(negative != sign.inverted, contexts.Sign(row, sign.context)) != sign.inverted;
       if (coder.Stopped()) return false;
       values[i] = std::uint32_t{1} << shift | (negative ? 1u : 0u);
-      if (shape.first_k + i < kInside) group.nonzero[cell] |= std::uint64_t{1} << (shape.first_k + i);
+      if (shape.first_k + i < kInside) {
+        group.signs[cell].nonzero |= std::uint64_t{1} << (shape.first_k + i);
+        group.signs[cell].negative |= std::uint64_t{negative ? 1u : 0u} << (shape.first_k + i);
+      }
     }
     const std::int8_t strength = StrengthOf(values[i] >> shift);
     if (strength != strengths[i]) {
@@ -374,10 +360,11 @@ bool CodePatch(const Pass& pass, std::size_t cell, Coder& coder, GroupTarget* ta
 }
 
 // Before the first pass of a plane: what magnitudes count at that plane.
-void BeginPlane(TileState& tile, int plane) {
+void BeginPlane(TileState& tile, int plane, bool fast) {
+  if (fast) return LowerPlane(tile);
   for (GroupState& group : tile.groups) {
-    for (std::size_t cell = 0; cell < group.nonzero.size(); ++cell) {
-      if (group.nonzero[cell] == 0 && group.count <= kInside) continue;
+    for (std::size_t cell = 0; cell < group.signs.size(); ++cell) {
+      if (group.signs[cell].nonzero == 0 && group.count <= kInside) continue;
       const std::uint32_t* values = group.values.data() + cell * group.stride;
       std::int8_t* strengths = group.strengths.data() + cell * group.stride;
       for (std::size_t k = 0; k < group.stride; ++k) strengths[k] = StrengthOf(values[k] >> (plane + 1));
@@ -394,7 +381,8 @@ void BeginPlane(TileState& tile, int plane) {
 template <class Coder>
 bool CodePass(TileState& tile, std::size_t band_index, int plane, Coder& coder, GroupTarget* targets,
               int top_plane_of_band, CutPoint* cut) {
-  if (band_index == 0) BeginPlane(tile, plane);
+  const bool fast = !Coder::kEncodes && !tile.groups.front().sums.empty();
+  if (band_index == 0) BeginPlane(tile, plane, fast);
   Band& band = tile.bands[band_index];
   if (!band.started) {
     bool starts = false;
@@ -421,13 +409,23 @@ bool CodePass(TileState& tile, std::size_t band_index, int plane, Coder& coder, 
                      other_band != nullptr ? &tile.groups[other_band->shape.group] : nullptr,
                      AroundOf(tile.stride()),
                      plane};
-  for (std::uint32_t row = 0; row < tile.rows; ++row) {
-    for (std::uint32_t column = 0; column < tile.columns; ++column) {
-      if (!CodePatch(pass, tile.CellOf(column, row), coder,
-                     Coder::kEncodes ? targets + band.shape.group : nullptr, cut)) {
-        band.ahead = std::size_t{row} * tile.columns + column;
-        return false;
+  const std::size_t patches = std::size_t{tile.rows} * tile.columns;
+  for (std::size_t patch = 0; patch < patches; ++patch) {
+    if constexpr (!Coder::kEncodes) {
+      if (fast) {
+        patch = DecodePatches(pass, coder.decoder(), patch);
+        if (patch == patches) break;
       }
+    }
+    const std::size_t cell = tile.CellOf(static_cast<std::uint32_t>(patch % tile.columns),
+                                         static_cast<std::uint32_t>(patch / tile.columns));
+    const bool more = CodePatch(pass, cell, coder, Coder::kEncodes ? targets + band.shape.group : nullptr, cut);
+    if constexpr (!Coder::kEncodes) {
+      if (fast) Resum(pass.group, tile.kind, band.shape.group == 0 ? 0 : 1, cell);
+    }
+    if (!more) {
+      band.ahead = patch;
+      return false;
     }
   }
   band.plane = plane;
@@ -476,6 +474,9 @@ std::vector<BandShape> MakeBands(TileKind kind, std::span<const std::uint32_t> c
   return bands;
 }
 
+// Strengths of a cell, and levels of cells, are read so many at a time.
+constexpr std::size_t kCellAlignment = 16;
+
 TileState::TileState(TileKind kind_in, std::uint32_t columns_in, std::uint32_t rows_in,
                      std::span<const std::uint32_t> counts)
     : columns(columns_in), rows(rows_in), kind(kind_in) {
@@ -483,16 +484,16 @@ TileState::TileState(TileKind kind_in, std::uint32_t columns_in, std::uint32_t r
   for (const std::uint32_t count : counts) {
     GroupState& group = groups.emplace_back();
     group.count = count;
-    group.stride = (count + kVector - 1) / kVector * kVector;
+    group.stride = (count + kCellAlignment - 1) / kCellAlignment * kCellAlignment;
     group.values.assign(cells * group.stride, 0);
     group.strengths.assign(cells * group.stride + kMaxBandSize, 0);
-    group.nonzero.assign(cells, 0);
+    group.signs.assign(cells, {});
   }
   for (const BandShape& shape : MakeBands(kind, counts)) {
     Band band;
     band.shape = shape;
     band.active.assign(cells, 0);
-    band.levels.assign(cells, 0);
+    band.levels.assign(cells + kCellAlignment, 0);
     bands.push_back(std::move(band));
   }
 }
@@ -501,7 +502,7 @@ std::size_t TileState::memory_bytes() const {
   std::size_t bytes = sizeof(TileState) + contexts.all.size() * sizeof(entropy::Probability);
   for (const GroupState& group : groups) {
     bytes += group.values.size() * sizeof(std::uint32_t) + group.strengths.size() +
-             group.nonzero.size() * sizeof(std::uint64_t);
+             group.signs.size() * sizeof(GroupState::Signs) + group.sums.size() * sizeof(std::int16_t);
   }
   for (const Band& band : bands) bytes += band.active.size() + band.levels.size();
   return bytes;
@@ -566,20 +567,29 @@ TileCode EncodeTile(TileKind kind, std::uint32_t columns, std::uint32_t rows, st
   return code;
 }
 
+TileDecoder::TileDecoder(TileKind kind, std::uint32_t columns, std::uint32_t rows,
+                         std::span<const std::uint32_t> counts, bool plain)
+    : state_(kind, columns, rows, counts) {
+  if (!plain && CanDecode(state_)) PrepareToDecode(state_);
+}
+
 void TileDecoder::Decode(std::size_t passes, std::span<const std::uint8_t> bytes, bool partial) {
+  if (stopped_) return;
   decoder_.Append(bytes);
   Reader reader(decoder_, partial);
   if (state_.top_plane < 0) {
     int top_plane = 0;
     for (int bit = 0; bit < 5; ++bit) top_plane = top_plane << 1 | (decoder_.CodeRaw() ? 1 : 0);
-    if (reader.Stopped()) return;
+    stopped_ = reader.Stopped();
+    if (stopped_) return;
     state_.top_plane = std::min(top_plane, kMaxPlanes - 1);
     for (Band& band : state_.bands) band.plane = state_.top_plane + 1;
   }
   const std::size_t band_count = state_.bands.size();
   for (; passes > 0 && !state_.finished(); --passes) {
     const int plane = state_.top_plane - static_cast<int>(state_.passes / band_count);
-    if (!CodePass<Reader>(state_, state_.passes % band_count, plane, reader, nullptr, 0, nullptr)) return;
+    stopped_ = !CodePass<Reader>(state_, state_.passes % band_count, plane, reader, nullptr, 0, nullptr);
+    if (stopped_) return;
     ++state_.passes;
   }
 }

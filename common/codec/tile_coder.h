@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -33,6 +34,9 @@ struct Quantiser {
 };
 
 inline constexpr int kMaxPlanes = 28;
+
+// Patches in a row of a tile.
+inline constexpr std::size_t kMaxTileColumns = 32;
 
 inline constexpr std::size_t kNoBand = static_cast<std::size_t>(-1);
 
@@ -63,7 +67,15 @@ struct GroupState {
   std::vector<std::uint32_t> values;  // [cells, stride]: magnitude << 1 | sign
   // [cells, stride] StrengthOf() each magnitude at the plane of the last pass, and then some more zeros.
   std::vector<std::int8_t> strengths;
-  std::vector<std::uint64_t> nonzero;  // [cells] bit k: coefficient k < 64 is not zero
+  // [cells] of coefficients k < 64, a bit each.
+  struct Signs {
+    std::uint64_t nonzero = 0;
+    std::uint64_t negative = 0;
+  };
+  std::vector<Signs> signs;
+  // [cells, kMaxSums] what a patch's own strengths add to the score of "becomes active" of each band; kept by
+  // decode_kernels.h alone, and empty where that is not used.
+  std::vector<std::int16_t> sums;
 };
 
 // One band over the tile.
@@ -131,7 +143,8 @@ struct TileState {
   if (magnitude == 0) return 0.0f;
   const float width = static_cast<float>(std::uint32_t{1} << plane);
   const float value = static_cast<float>(magnitude) + width * kMidpoint - kOffset;
-  return (bits & 1) != 0 ? -value : value;
+  // Without a branch, as signs cannot be foreseen.
+  return std::bit_cast<float>(std::bit_cast<std::uint32_t>(value) ^ bits << 31);
 }
 
 // Where a code may be cut.
@@ -159,11 +172,12 @@ struct TileCode {
 // Decodes further passes of a tile as its code arrives.
 class TileDecoder {
  public:
-  TileDecoder(TileKind kind, std::uint32_t columns, std::uint32_t rows, std::span<const std::uint32_t> counts)
-      : state_(kind, columns, rows, counts) {}
+  // `plain`: without vector kernels, which change nothing but the time.
+  TileDecoder(TileKind kind, std::uint32_t columns, std::uint32_t rows, std::span<const std::uint32_t> counts,
+              bool plain = false);
 
-  // Decodes `passes` more passes from the code so far and `bytes`. Any bytes decode to something. Stops soon after the
-  // bytes end; if `partial`, before the first decision that they do not hold.
+  // Decodes `passes` more passes from the code so far and `bytes`. Any bytes decode to something. Stops for good soon
+  // after the bytes end inside a pass; if `partial`, before the first decision that they do not hold.
   void Decode(std::size_t passes, std::span<const std::uint8_t> bytes, bool partial);
 
   [[nodiscard]] const TileState& state() const { return state_; }
@@ -171,6 +185,7 @@ class TileDecoder {
  private:
   TileState state_;
   entropy::RangeDecoder decoder_;
+  bool stopped_ = false;  // inside a pass, which cannot be taken up again
 };
 
 }  // namespace holo::codec

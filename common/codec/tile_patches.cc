@@ -1,5 +1,8 @@
 #include "common/codec/tile_patches.h"
 
+#include <array>
+#include <bit>
+
 namespace holo::codec {
 
 std::size_t TilePatches::memory_bytes() const {
@@ -10,6 +13,43 @@ std::size_t TilePatches::memory_bytes() const {
   }
   return bytes;
 }
+
+namespace {
+
+// Of a group whose coefficients that are not zero are told by bits.
+void AddFew(std::span<const float> steps, const TileShape& shape, const TileState& tile, const GroupState& state,
+            std::span<const Band* const> bands, TilePatches::Group& to) {
+  struct Known {
+    float step = 0;
+    int plane = 0;
+    std::size_t ahead = 0;
+  };
+  std::array<Known, kInside> known;
+  for (const Band* band : bands) {
+    for (std::uint32_t k = band->shape.first_k; k < band->shape.first_k + band->shape.count; ++k) {
+      known[k] = {steps[k], band->plane, band->ahead};
+    }
+  }
+  std::size_t count = 0;
+  for (const GroupState::Signs& signs : state.signs) count += static_cast<std::size_t>(std::popcount(signs.nonzero));
+  to.coefficients.resize(count);
+  transform::Coefficient* next = to.coefficients.data();
+  for (std::uint32_t y = 0; y < shape.rows; ++y) {
+    for (std::uint32_t x = 0; x < shape.columns; ++x) {
+      const std::size_t cell = tile.CellOf(x, y);
+      const std::size_t patch = std::size_t{y} * shape.columns + x;
+      const std::uint32_t* values = state.values.data() + cell * state.stride;
+      for (std::uint64_t left = state.signs[cell].nonzero; left != 0; left &= left - 1) {
+        const auto k = static_cast<std::uint32_t>(std::countr_zero(left));
+        const int plane = known[k].plane - (patch < known[k].ahead ? 1 : 0);
+        *next++ = {k, known[k].step * Dequantise(values[k], plane)};
+      }
+      to.begin.push_back(static_cast<std::uint32_t>(next - to.coefficients.data()));
+    }
+  }
+}
+
+}  // namespace
 
 TilePatches MakePatches(const container::AssetHeader& header, const AssetLayout& layout, const container::Level& level,
                         const TileShape& shape, const TileState& tile) {
@@ -26,11 +66,15 @@ TilePatches MakePatches(const container::AssetHeader& header, const AssetLayout&
     for (const Band& band : tile.bands) {
       if (band.shape.group == g && band.started) bands.push_back(&band);
     }
-    // Room for every coefficient of a row of patches; most are zero.
-    std::vector<transform::Coefficient> row(steps.size() * shape.columns);
     TilePatches::Group& to = out.groups.emplace_back();
     to.begin.reserve(patches + 1);
     to.begin.push_back(0);
+    if (state.count <= kInside) {
+      AddFew(steps, shape, tile, state, bands, to);
+      continue;
+    }
+    // Room for every coefficient of a row of patches; most are zero.
+    std::vector<transform::Coefficient> row(steps.size() * shape.columns);
     for (std::uint32_t y = 0; y < shape.rows; ++y) {
       std::size_t found = 0;
       for (std::uint32_t x = 0; x < shape.columns; ++x) {

@@ -6,6 +6,7 @@
 // ended. No object is synchronised.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -18,30 +19,28 @@ namespace holo::entropy {
 class Probability {
  public:
   constexpr Probability() = default;
-  // `of_one` in 1/65536, 1..65535.
-  constexpr explicit Probability(std::uint16_t of_one) : fast_(of_one), slow_(of_one) {}
+  // `of_one` in 1/65536, kLeast..65536 - kLeast.
+  constexpr explicit Probability(std::uint16_t of_one) : averages_(std::uint32_t{of_one} * 0x10001u) {}
 
-  // In 1/65536, within [32, 65504].
-  [[nodiscard]] std::uint32_t OfOne() const {
-    const std::uint32_t mean = (std::uint32_t{fast_} + slow_) >> 1;
-    return mean < 32 ? 32 : mean > 65504 ? 65504 : mean;
+  // In 1/65536, within [32, 65504]: averages that started between kLeast and its mirror image stay within.
+  [[nodiscard]] std::uint32_t OfOne() const { return ((averages_ & 0xFFFFu) + (averages_ >> 16)) >> 1; }
+
+  void Update(bool bit) { UpdateIf(0u - static_cast<std::uint32_t>(bit)); }
+  // Without a branch: all bits of `ones` are the decision.
+  void UpdateIf(std::uint32_t ones) {
+    // A 1 is a 0 seen from the other end. Both averages at once: neither loses more than it has.
+    std::uint32_t distance = averages_ ^ ones;
+    distance -= (distance & 0xFFFFu) >> kFastShift;
+    distance -= distance >> (16 + kSlowShift) << 16;
+    averages_ = distance ^ ones;
   }
 
-  void Update(bool bit) {
-    if (bit) {
-      fast_ = static_cast<std::uint16_t>(fast_ + ((65535 - fast_) >> kFastShift));
-      slow_ = static_cast<std::uint16_t>(slow_ + ((65535 - slow_) >> kSlowShift));
-    } else {
-      fast_ = static_cast<std::uint16_t>(fast_ - (fast_ >> kFastShift));
-      slow_ = static_cast<std::uint16_t>(slow_ - (slow_ >> kSlowShift));
-    }
-  }
+  static constexpr std::uint16_t kLeast = 64;
 
  private:
   static constexpr int kFastShift = 4;
   static constexpr int kSlowShift = 8;
-  std::uint16_t fast_ = 32768;
-  std::uint16_t slow_ = 32768;
+  std::uint32_t averages_ = 32768u * 0x10001u;  // the fast one in the lower half
 };
 
 // Zero bytes that a decoder takes for granted behind a complete code.
@@ -93,7 +92,7 @@ class RangeEncoder {
 // Decodes from bytes that may grow between decisions. Past the end it reads zeros and counts them.
 class RangeDecoder {
  public:
-  // Appends more of the code.
+  // Appends more of the code. Not while a Burst is in use.
   void Append(std::span<const std::uint8_t> data) { data_.insert(data_.end(), data.begin(), data.end()); }
 
   [[nodiscard]] bool Code(Probability& probability) {
@@ -108,6 +107,67 @@ class RangeDecoder {
   [[nodiscard]] std::size_t overrun_bytes() const { return position_ > data_.size() ? position_ - data_.size() : 0; }
   // How many no decision has needed: none behind the last decision of a complete code.
   [[nodiscard]] std::size_t unread_bytes() const { return position_ < data_.size() ? data_.size() - position_ : 0; }
+
+  // The decoder in registers, for a run of decisions whose bytes are known to be there. While one is in use the decoder
+  // is not; Return() ends it.
+  class Burst {
+   public:
+    explicit Burst(RangeDecoder& decoder) {
+      if (!decoder.started_) decoder.Start();
+      range_ = decoder.range_;
+      code_ = decoder.code_;
+      first_ = next_ = decoder.data_.data() + std::min(decoder.position_, decoder.data_.size());
+      end_ = decoder.data_.data() + decoder.data_.size();
+    }
+    void Return(RangeDecoder& decoder) const {
+      decoder.range_ = range_;
+      decoder.code_ = code_;
+      decoder.position_ += static_cast<std::size_t>(next_ - first_);
+    }
+    // Whether so many decisions stay within the bytes: none takes more than two.
+    [[nodiscard]] bool Holds(std::size_t decisions) const {
+      return static_cast<std::size_t>(end_ - next_) >= 2 * decisions;
+    }
+    // A decision that can be foreseen: the processor goes on along the likelier way.
+    [[nodiscard]] bool Code(Probability& probability) {
+      const std::uint32_t bound = (range_ >> 16) * probability.OfOne();
+      if (code_ < bound) {
+        range_ = bound;
+        probability.UpdateIf(0xFFFFFFFFu);
+        Refill();
+        return true;
+      }
+      code_ -= bound;
+      range_ -= bound;
+      probability.UpdateIf(0);
+      Refill();
+      return false;
+    }
+    // One that cannot: without a branch. All bits of the result are the decision.
+    [[nodiscard]] std::uint32_t CodeMask(Probability& probability) {
+      const std::uint32_t bound = (range_ >> 16) * probability.OfOne();
+      const std::uint32_t ones = 0u - static_cast<std::uint32_t>(code_ < bound);
+      code_ -= bound & ~ones;
+      range_ = (bound & ones) | ((range_ - bound) & ~ones);
+      probability.UpdateIf(ones);
+      Refill();
+      return ones;
+    }
+
+   private:
+    void Refill() {
+      while (range_ < (1u << 24)) [[unlikely]] {
+        range_ <<= 8;
+        code_ = code_ << 8 | *next_++;
+      }
+    }
+
+    std::uint32_t range_ = 0;
+    std::uint32_t code_ = 0;
+    const std::uint8_t* next_ = nullptr;
+    const std::uint8_t* first_ = nullptr;
+    const std::uint8_t* end_ = nullptr;
+  };
 
  private:
   bool Decode(std::uint32_t of_one) {

@@ -1,0 +1,389 @@
+// Compiled once for each target of Google Highway, and chosen when the program runs. All arithmetic is on integers that
+// do not overflow, in the definition of FORMAT.md: the order of sums does not matter. With HOLO_PLAIN_KERNELS the plain
+// decoder in tile_coder.cc is all there is.
+#include "common/codec/decode_kernels.h"
+
+#ifdef HOLO_PLAIN_KERNELS
+
+namespace holo::codec {
+
+bool CanDecode(const TileState&) {
+  return false;
+}
+void PrepareToDecode(TileState&) {}
+void Resum(GroupState&, TileKind, std::uint32_t, std::size_t) {}
+void LowerPlane(TileState&) {}
+std::size_t DecodePatches(const Pass&, entropy::RangeDecoder&, std::size_t first) {
+  return first;
+}
+
+}  // namespace holo::codec
+
+#else
+
+#include <bit>
+#include <cstring>
+
+// Vectors whose length is unknown when compiling do not fit registers that hold a band.
+#define HWY_DISABLED_TARGETS (HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "common/codec/decode_kernels.cc"
+#include "hwy/foreach_target.h"  // includes this file again for each target
+// must come after it
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace holo::codec {
+namespace HWY_NAMESPACE {
+namespace {
+
+#if HWY_TARGET == HWY_SCALAR
+
+bool Works() {
+  return false;
+}
+void Lower(TileState&) {}
+std::size_t Patches(const Pass&, entropy::RangeDecoder&, std::size_t first) {
+  return first;
+}
+
+#else
+
+namespace hn = hwy::HWY_NAMESPACE;
+using Scores = hn::FixedTag<std::int16_t, kVector>;
+using Strengths = hn::FixedTag<std::int8_t, kVector>;
+using Cells = hn::FixedTag<std::int8_t, 16>;
+using ScoreVector = hn::Vec<Scores>;
+constexpr std::size_t kMaxBlocks = 2;
+
+bool Works() {
+  return true;
+}
+
+HWY_INLINE ScoreVector LoadStrengths(const std::int8_t* from) {
+  return hn::PromoteTo(Scores(), hn::LoadU(Strengths(), from));
+}
+
+// Adds what a change of strength k by `more` means for "becomes active" of the patch's bands.
+HWY_INLINE void AddToSums(const std::int16_t* weights, std::size_t k, std::int16_t more, std::int16_t* sums) {
+  const Scores d;
+  const auto times = hn::Set(d, more);
+  for (std::size_t at = 0; at < kMaxSums; at += kVector) {
+    const auto added = hn::Mul(times, hn::LoadU(d, weights + k * kMaxSums + at));
+    hn::StoreU(hn::Add(hn::LoadU(d, sums + at), added), d, sums + at);
+  }
+}
+
+// Sums at most 16 strengths: those of which the masks tell.
+struct BandSum {
+  std::uint64_t low = 0;
+  std::uint64_t high = 0;
+
+  explicit BandSum(std::size_t count) {
+    low = count >= 8 ? ~std::uint64_t{0} : (std::uint64_t{1} << 8 * count) - 1;
+    high = count <= 8 ? 0 : count >= 16 ? ~std::uint64_t{0} : (std::uint64_t{1} << 8 * (count - 8)) - 1;
+  }
+  [[nodiscard]] HWY_INLINE std::uint8_t LevelOf(const std::int8_t* strengths) const {
+    std::uint64_t first, second;
+    std::memcpy(&first, strengths, sizeof first);
+    std::memcpy(&second, strengths + 8, sizeof second);
+    return BandLevelOf(static_cast<std::uint32_t>(((first & low) + (second & high)) * 0x0101010101010101u >> 56));
+  }
+};
+
+void Lower(TileState& tile) {
+  const Cells d;
+  // What strengths become when magnitudes double.
+  alignas(16) static constexpr std::int8_t kDoubled[16] = {0, 2, 3, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5};
+  const auto doubled = hn::Load(d, kDoubled);
+  for (std::size_t g = 0; g < tile.groups.size(); ++g) {
+    GroupState& group = tile.groups[g];
+    for (std::size_t cell = 0; cell < group.signs.size(); ++cell) {
+      if (group.signs[cell].nonzero == 0) continue;
+      std::int8_t* strengths = group.strengths.data() + cell * group.stride;
+      for (std::size_t k = 0; k < group.stride; k += 16) {
+        hn::StoreU(hn::TableLookupBytes(doubled, hn::LoadU(d, strengths + k)), d, strengths + k);
+      }
+      Resum(group, tile.kind, g == 0 ? 0 : 1, cell);
+    }
+  }
+  for (Band& band : tile.bands) {
+    if (!band.started) continue;
+    const GroupState& group = tile.groups[band.shape.group];
+    const BandSum sum(band.shape.count);
+    const std::int8_t* strengths = group.strengths.data() + band.shape.first_k;
+    for (std::size_t cell = 0; cell < group.signs.size(); ++cell) {
+      if (band.active[cell] != 0) band.levels[cell] = sum.LevelOf(strengths + cell * group.stride);
+    }
+  }
+}
+
+// What stays the same over a pass.
+struct Constants {
+  explicit Constants(const Pass& pass)
+      : band_sum(pass.band.shape.count), contexts(pass.tile.contexts.all.data()) {
+    const BandShape& shape = pass.band.shape;
+    for (std::size_t i = 0; i < pass.model.columns; ++i) {
+      const std::size_t row = shape.first_row + std::min<std::size_t>(i, shape.last_row - shape.first_row);
+      significance_at[i] = static_cast<std::int16_t>(kSignificanceAt + row * significance::kLevels);
+    }
+    if (pass.luma_band != nullptr) {
+      // Neighbours in k outside the band do not count.
+      std::copy_n(pass.model.luma.data(), 3 * pass.model.columns, luma.data());
+      luma[0] = 0;
+      luma[2 * pass.model.columns + shape.count - 1] = 0;
+    }
+    const auto stride = static_cast<std::ptrdiff_t>(pass.group.stride);
+    for (std::size_t n = 0; n < kAround; ++n) distances[n] = pass.around[n] * stride;
+  }
+
+  BandSum band_sum;
+  entropy::Probability* contexts;
+  const std::int16_t* sum_weights = nullptr;
+  std::array<std::ptrdiff_t, kAround> distances;  // to strengths of patches around
+  std::array<std::int16_t, kMaxBlocks * kVector> significance_at{};
+  std::array<std::int16_t, 3 * kMaxBlocks * kVector> luma{};
+};
+
+// The contexts of the coefficients of a patch's band, and the scores from which they come.
+template <std::size_t kBlocks>
+struct PatchContexts {
+  ScoreVector scores[kBlocks];
+  ScoreVector refinement[kBlocks];
+  hn::Mask<Scores> refined[kBlocks];
+  alignas(16) std::int16_t indices[kBlocks * kVector];
+
+  HWY_INLINE void Index(const Constants& constants, bool any_refined) {
+    const Scores d;
+    for (std::size_t b = 0; b < kBlocks; ++b) {
+      const auto level =
+          hn::Min(hn::Max(hn::Add(hn::ShiftRight<4>(scores[b]), hn::Set(d, 9)), hn::Zero(d)), hn::Set(d, 15));
+      auto index = hn::Add(level, hn::LoadU(d, constants.significance_at.data() + b * kVector));
+      if (any_refined) index = hn::IfThenElse(refined[b], refinement[b], index);
+      hn::Store(index, d, indices + b * kVector);
+    }
+  }
+};
+
+template <std::size_t kBlocks>
+HWY_INLINE void DecodePatch(const Pass& pass, const Constants& constants, std::size_t cell, bool fresh,
+                            entropy::RangeDecoder::Burst& burst) {
+  const Scores d;
+  const BandModel& model = pass.model;
+  GroupState& group = pass.group;
+  const BandShape& shape = pass.band.shape;
+  const std::size_t first_k = shape.first_k;
+  constexpr std::size_t kColumns = kBlocks * kVector;
+  std::int8_t* const own = group.strengths.data() + cell * group.stride;
+  std::int8_t* const strengths = own + first_k;
+  std::uint32_t* const values = group.values.data() + cell * group.stride + first_k;
+  GroupState::Signs& signs = group.signs[cell];
+  std::int16_t* const sums = group.sums.data() + cell * kMaxSums;
+  const int shift = pass.plane + 1;
+  const std::uint32_t refined =
+      static_cast<std::uint32_t>(signs.nonzero >> first_k) & ((std::uint32_t{1} << shape.count) - 1);
+
+  PatchContexts<kBlocks> contexts;
+  for (std::size_t b = 0; b < kBlocks; ++b) {
+    const std::size_t at = b * kVector;
+    auto score = hn::LoadU(d, model.bias.data() + at);
+    auto sides = hn::Zero(d);
+    for (std::size_t n = 0; n < kAround; ++n) {
+      const auto strength = LoadStrengths(strengths + constants.distances[n] + at);
+      score = hn::Add(score, hn::Mul(strength, hn::LoadU(d, model.neighbours.data() + n * kColumns + at)));
+      if (n < 4) {
+        sides = hn::Sub(sides, hn::VecFromMask(d, hn::Gt(strength, hn::Zero(d))));
+        sides = hn::Sub(sides, hn::VecFromMask(d, hn::Gt(strength, hn::Set(d, 2))));
+      }
+    }
+    if (pass.luma_band != nullptr) {
+      const std::int8_t* luma = pass.luma->strengths.data() + cell * pass.luma->stride + first_k + at - 1;
+      for (std::size_t n = 0; n < 3; ++n) {
+        const auto weights = hn::LoadU(d, constants.luma.data() + n * kColumns + at);
+        score = hn::Add(score, hn::Mul(LoadStrengths(luma + n), weights));
+      }
+    }
+    if (pass.other_band != nullptr) {
+      const std::int8_t* other = pass.other->strengths.data() + cell * pass.other->stride + first_k + at;
+      score = hn::Add(score, hn::Mul(LoadStrengths(other), hn::LoadU(d, model.other.data() + at)));
+    }
+    if (fresh) score = hn::Add(score, hn::LoadU(d, model.fresh.data() + at));
+    contexts.scores[b] = score;
+    // (sides + 1) / 3 is at least 1 from 2 on, at least 2 from 5 on.
+    const auto one = hn::Sub(hn::Zero(d), hn::VecFromMask(d, hn::Gt(sides, hn::Set(d, 1))));
+    const auto two = hn::Sub(one, hn::VecFromMask(d, hn::Gt(sides, hn::Set(d, 4))));
+    const auto before = LoadStrengths(strengths + at);
+    contexts.refined[b] = hn::Gt(before, hn::Zero(d));
+    contexts.refinement[b] =
+        hn::Add(hn::Set(d, static_cast<std::int16_t>(kRefinementAt + shape.context_class * kRefinementContexts)),
+                hn::IfThenElse(hn::Eq(before, hn::Set(d, 3)), two, hn::Add(one, hn::Set(d, 3))));
+  }
+  for (std::uint64_t left = signs.nonzero; left != 0; left &= left - 1) {
+    const auto k = static_cast<std::size_t>(std::countr_zero(left));
+    const auto times = hn::Set(d, own[k]);
+    for (std::size_t b = 0; b < kBlocks; ++b) {
+      contexts.scores[b] = hn::Add(contexts.scores[b],
+                                   hn::Mul(times, hn::LoadU(d, model.patch.data() + k * kColumns + b * kVector)));
+    }
+  }
+  contexts.Index(constants, true);
+
+  const std::size_t count = shape.count;
+  for (std::size_t i = 0; i < count; ++i) {
+    std::int16_t more = 2;
+    if ((refined >> i & 1) != 0) {
+      const std::uint32_t value = values[i];
+      const std::size_t large = kRefinementAt + shape.context_class * kRefinementContexts + 5;
+      const auto at = static_cast<std::size_t>(contexts.indices[i]);
+      const std::uint32_t ones = burst.CodeMask(constants.contexts[(value >> (shift + 1)) >= 4 ? large : at]);
+      values[i] = value | (ones & 1) << shift;
+      more = static_cast<std::int16_t>(ones & (strengths[i] == 3 ? 1u : 0u));
+      strengths[i] = static_cast<std::int8_t>(strengths[i] + more);
+    } else {
+      const bool implied = fresh && i + 1 == count;  // the patch is active, and it was none of the others
+      if (!implied && !burst.Code(constants.contexts[contexts.indices[i]])) continue;
+      const std::size_t k = first_k + i;
+      const auto sign = [&](std::size_t n) {
+        const auto neighbour = static_cast<std::size_t>(static_cast<std::ptrdiff_t>(cell) + pass.around[n]);
+        const GroupState::Signs& there = group.signs[neighbour];
+        return static_cast<int>(there.nonzero >> k & 1) - 2 * static_cast<int>(there.negative >> k & 1);
+      };
+      const int sum = 5 * (sign(0) + sign(1)) + sign(2) + sign(3);
+      const std::size_t row = shape.first_row + std::min<std::size_t>(i, shape.last_row - shape.first_row);
+      const std::uint32_t inverted = sum < 0 ? 1 : 0;
+      const std::size_t at = kSignAt + row * kSignContexts + static_cast<std::size_t>(sum < 0 ? -sum : sum);
+      const std::uint32_t negative = (burst.CodeMask(constants.contexts[at]) & 1) ^ inverted;
+      values[i] = std::uint32_t{1} << shift | negative;
+      strengths[i] = 2;
+      signs.nonzero |= std::uint64_t{1} << k;
+      signs.negative |= std::uint64_t{negative} << k;
+      if (fresh) {
+        fresh = false;
+        for (std::size_t b = 0; b < kBlocks; ++b) {
+          contexts.scores[b] = hn::Sub(contexts.scores[b], hn::LoadU(d, model.fresh.data() + b * kVector));
+        }
+      }
+    }
+    const std::size_t k = first_k + i;
+    AddToSums(constants.sum_weights, k, more, sums);
+    const auto times = hn::Set(d, more);
+    for (std::size_t b = 0; b < kBlocks; ++b) {
+      contexts.scores[b] = hn::Add(contexts.scores[b],
+                                   hn::Mul(times, hn::LoadU(d, model.patch.data() + k * kColumns + b * kVector)));
+    }
+    contexts.Index(constants, true);
+  }
+  pass.band.levels[cell] = constants.band_sum.LevelOf(strengths);
+}
+
+template <std::size_t kBlocks>
+std::size_t PatchesOf(const Pass& pass, const Constants& constants, entropy::RangeDecoder& decoder, std::size_t first) {
+  const TileState& tile = pass.tile;
+  const Scores d;
+  const Cells cells;
+  const std::size_t patches = std::size_t{tile.rows} * tile.columns;
+  const std::size_t decisions = 2 * pass.band.shape.count + 1;
+  const std::int8_t* weights = pass.model.active;
+  std::array<std::int16_t, kMaxTileColumns + 16> row_scores;
+  entropy::RangeDecoder::Burst burst(decoder);
+  std::size_t patch = first;
+  while (patch < patches && burst.Holds(decisions)) {
+    const auto column = static_cast<std::uint32_t>(patch % tile.columns);
+    const std::size_t begin = tile.CellOf(column, static_cast<std::uint32_t>(patch / tile.columns));
+    const std::size_t end = begin + tile.columns - column;
+    // Scores without the left neighbour and the patch itself, of the rest of the row.
+    const auto add = [&](std::size_t at, const std::vector<std::uint8_t>& levels, std::ptrdiff_t distance,
+                         std::size_t table, hn::Vec<Scores>& low, hn::Vec<Scores>& high) HWY_ATTR {
+      const auto level = hn::LoadU(cells, reinterpret_cast<const std::int8_t*>(
+                                              levels.data() + static_cast<std::ptrdiff_t>(at) + distance));
+      const auto weight = hn::TableLookupBytes(hn::LoadU(cells, weights + table), level);
+      low = hn::Add(low, hn::PromoteTo(d, hn::LowerHalf(weight)));
+      high = hn::Add(high, hn::PromoteTo(d, hn::UpperHalf(hn::Half<Cells>(), weight)));
+    };
+    for (std::size_t at = begin; at < end; at += 16) {
+      auto low = hn::Set(d, weights[activity::kBias]);
+      auto high = low;
+      for (std::size_t n = 1; n < kAround; ++n) {
+        add(at, pass.band.levels, pass.around[n], activity::kNeighbours + n * 8, low, high);
+      }
+      if (pass.luma_band != nullptr) add(at, pass.luma_band->levels, 0, activity::kLuma, low, high);
+      if (pass.other_band != nullptr) add(at, pass.other_band->levels, 0, activity::kOther, low, high);
+      hn::StoreU(low, d, row_scores.data() + (at - begin));
+      hn::StoreU(high, d, row_scores.data() + (at - begin) + kVector);
+    }
+    for (std::size_t cell = begin; cell < end; ++cell, ++patch) {
+      if (!burst.Holds(decisions)) break;
+      bool fresh = false;
+      if (pass.band.active[cell] == 0) {
+        const int score = row_scores[cell - begin] + weights[activity::kNeighbours + pass.band.levels[cell - 1]] +
+                          pass.group.sums[cell * kMaxSums + pass.band.shape.index];
+        const std::size_t at = kActiveAt + pass.band.shape.context_class * activity::kLevels + activity::LevelOf(score);
+        if (!burst.Code(constants.contexts[at])) continue;
+        pass.band.active[cell] = 1;
+        fresh = true;
+      }
+      DecodePatch<kBlocks>(pass, constants, cell, fresh, burst);
+    }
+  }
+  burst.Return(decoder);
+  return patch;
+}
+
+std::size_t Patches(const Pass& pass, entropy::RangeDecoder& decoder, std::size_t first) {
+  Constants constants(pass);
+  constants.sum_weights = SumWeights(pass.tile.kind, pass.band.shape.group == 0 ? 0 : 1).data();
+  return pass.model.columns == kVector ? PatchesOf<1>(pass, constants, decoder, first)
+                                       : PatchesOf<2>(pass, constants, decoder, first);
+}
+
+#endif
+
+}  // namespace
+}  // namespace HWY_NAMESPACE
+}  // namespace holo::codec
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+
+namespace holo::codec {
+
+HWY_EXPORT(Works);
+HWY_EXPORT(Lower);
+HWY_EXPORT(Patches);
+
+bool CanDecode(const TileState& tile) {
+  bool fits = HWY_DYNAMIC_DISPATCH(Works)() && tile.columns <= kMaxTileColumns;
+  for (const GroupState& group : tile.groups) fits = fits && group.count <= kInside;
+  return fits;
+}
+
+void PrepareToDecode(TileState& tile) {
+  for (GroupState& group : tile.groups) group.sums.assign(group.signs.size() * kMaxSums, 0);
+}
+
+void Resum(GroupState& group, TileKind kind, std::uint32_t family, std::size_t cell) {
+  const std::array<std::int16_t, kInside * kMaxSums>& weights = SumWeights(kind, family);
+  std::array<std::int16_t, kMaxSums> sums{};
+  const std::int8_t* strengths = group.strengths.data() + cell * group.stride;
+  for (std::uint64_t left = group.signs[cell].nonzero; left != 0; left &= left - 1) {
+    const auto k = static_cast<std::size_t>(std::countr_zero(left));
+    for (std::size_t b = 0; b < kMaxSums; ++b) {
+      sums[b] = static_cast<std::int16_t>(sums[b] + weights[k * kMaxSums + b] * strengths[k]);
+    }
+  }
+  std::copy(sums.begin(), sums.end(), group.sums.begin() + static_cast<std::ptrdiff_t>(cell * kMaxSums));
+}
+
+void LowerPlane(TileState& tile) {
+  HWY_DYNAMIC_DISPATCH(Lower)(tile);
+}
+
+std::size_t DecodePatches(const Pass& pass, entropy::RangeDecoder& decoder, std::size_t first) {
+  return HWY_DYNAMIC_DISPATCH(Patches)(pass, decoder, first);
+}
+
+}  // namespace holo::codec
+
+#endif  // HWY_ONCE
+
+#endif  // HOLO_PLAIN_KERNELS

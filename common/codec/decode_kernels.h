@@ -1,0 +1,27 @@
+// The decoding half of tile_coder.cc with vector instructions, for groups of at most 64 coefficients a patch: what is
+// decoded and every bit of the state are the same. Private to codec/.
+#pragma once
+
+#include <cstddef>
+
+#include "common/codec/tile_pass.h"
+
+namespace holo::codec {
+
+// Whether the kernels work on this machine, and on `tile`.
+[[nodiscard]] bool CanDecode(const TileState& tile);
+
+// Makes room for what the kernels keep. Before anything is decoded.
+void PrepareToDecode(TileState& tile);
+
+// Computes GroupState::sums of a cell that others have changed.
+void Resum(GroupState& group, TileKind kind, std::uint32_t family, std::size_t cell);
+
+// What BeginPlane() of tile_coder.cc does, for a plane one below that at which the strengths are.
+void LowerPlane(TileState& tile);
+
+// Decodes patches of the pass from `first` on, row by row, while their bytes are sure to be there; returns the first
+// one that is not decoded.
+[[nodiscard]] std::size_t DecodePatches(const Pass& pass, entropy::RangeDecoder& decoder, std::size_t first);
+
+}  // namespace holo::codec

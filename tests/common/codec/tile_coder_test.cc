@@ -1,0 +1,180 @@
+#include "common/codec/tile_coder.h"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <string>
+
+#include "common/codec/decode_kernels.h"
+
+namespace holo::codec {
+namespace {
+
+struct Tile {
+  const char* name;
+  TileKind kind;
+  std::uint32_t columns;
+  std::uint32_t rows;
+  std::vector<std::uint32_t> counts;
+};
+
+const Tile kTiles[] = {
+    {"a whole tile of a picture", TileKind::kPicture, 32, 32, {63, 63, 63}},
+    {"a narrow one", TileKind::kPicture, 5, 17, {63, 63, 63}},
+    {"few dimensions", TileKind::kPicture, 19, 4, {11, 3}},
+    {"one group", TileKind::kPicture, 16, 9, {64}},
+    {"groups of different sizes", TileKind::kPicture, 31, 3, {63, 20, 20, 41}},
+    {"more dimensions than the kernels know", TileKind::kPicture, 6, 5, {65, 320}},
+    {"means", TileKind::kMeans, 32, 12, {15, 15, 15}},
+    {"the top", TileKind::kTop, 7, 9, {1, 1, 1}},
+    {"one sample", TileKind::kTop, 1, 1, {1}},
+};
+
+// Coefficients that fall with k, busy in some places and empty in others.
+TileCode Encode(const Tile& tile, double largest, unsigned seed) {
+  std::mt19937 random(seed);
+  std::normal_distribution<double> normal;
+  std::vector<std::vector<float>> targets, weights;
+  for (const std::uint32_t count : tile.counts) {
+    std::vector<float>& target = targets.emplace_back();
+    for (std::uint32_t patch = 0; patch < tile.columns * tile.rows; ++patch) {
+      const double busy = (patch / 4 % 3) * 0.5;
+      for (std::uint32_t k = 0; k < count; ++k) {
+        target.push_back(static_cast<float>(normal(random) * busy * largest / (1 + k * k * 0.2)));
+      }
+    }
+    weights.emplace_back(count, 1.0f);
+  }
+  return EncodeTile(tile.kind, tile.columns, tile.rows, tile.counts, targets, weights, Quantiser{});
+}
+
+template <class T>
+bool Same(const std::vector<T>& a, const std::vector<T>& b) {
+  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
+}
+
+// What differs, or nothing.
+std::string Difference(const TileState& a, const TileState& b) {
+  if (a.top_plane != b.top_plane || a.passes != b.passes) return "passes";
+  for (std::size_t g = 0; g < a.groups.size(); ++g) {
+    if (!Same(a.groups[g].values, b.groups[g].values)) return "values of group " + std::to_string(g);
+    if (!Same(a.groups[g].strengths, b.groups[g].strengths)) return "strengths of group " + std::to_string(g);
+    if (!Same(a.groups[g].signs, b.groups[g].signs)) return "signs of group " + std::to_string(g);
+  }
+  for (std::size_t i = 0; i < a.bands.size(); ++i) {
+    const Band& x = a.bands[i];
+    const Band& y = b.bands[i];
+    if (!Same(x.active, y.active) || !Same(x.levels, y.levels) || x.started != y.started || x.plane != y.plane ||
+        x.ahead != y.ahead) {
+      return "band " + std::to_string(i);
+    }
+  }
+  return Same(a.contexts.all, b.contexts.all) ? "" : "contexts";
+}
+
+// Decodes `bytes` in pieces that end at `ends`, both ways, and says what differs.
+std::string DifferenceOf(const Tile& tile, const std::vector<std::uint8_t>& bytes, const std::vector<CutPoint>& cuts,
+                         std::size_t pieces, bool partial) {
+  TileDecoder plain(tile.kind, tile.columns, tile.rows, tile.counts, true);
+  TileDecoder fast(tile.kind, tile.columns, tile.rows, tile.counts);
+  std::size_t passes = 0;
+  std::size_t begin = 0;
+  for (std::size_t piece = 0; piece < pieces; ++piece) {
+    const std::size_t last = piece + 1 == pieces ? cuts.size() : cuts.size() * (piece + 1) / pieces;
+    const std::size_t end = std::min<std::size_t>(last > 0 ? cuts[last - 1].bytes : 0, bytes.size());
+    const std::span<const std::uint8_t> part(bytes.data() + begin, end - begin);
+    plain.Decode(last - passes, part, partial);
+    fast.Decode(last - passes, part, partial);
+    passes = last;
+    begin = end;
+    const std::string difference = Difference(plain.state(), fast.state());
+    if (!difference.empty()) return difference + " after " + std::to_string(piece + 1) + " pieces";
+  }
+  return "";
+}
+
+TEST_CASE("the vector kernels decode what the plain decoder does, in any number of pieces") {
+  for (const Tile& tile : kTiles) {
+    CAPTURE(tile.name);
+    for (const double largest : {0.4, 30.0, 40000.0}) {
+      CAPTURE(largest);
+      const TileCode code = Encode(tile, largest, 3);
+      for (const std::size_t pieces : {1, 3, 8}) {
+        CAPTURE(pieces);
+        CHECK(DifferenceOf(tile, code.bytes, code.cuts, pieces, false) == "");
+      }
+    }
+  }
+}
+
+TEST_CASE("the vector kernels stop where the plain decoder does") {
+  for (const Tile& tile : kTiles) {
+    CAPTURE(tile.name);
+    const TileCode code = Encode(tile, 20, 4);
+    const std::size_t step = code.bytes.size() / 60 + 1;
+    for (std::size_t size = 0; size <= code.bytes.size(); size += step) {
+      CAPTURE(size);
+      const std::vector<std::uint8_t> part(code.bytes.begin(), code.bytes.begin() + static_cast<std::ptrdiff_t>(size));
+      CHECK(DifferenceOf(tile, part, code.cuts, 1, true) == "");
+      CHECK(DifferenceOf(tile, part, code.cuts, 1, false) == "");
+      // The pieces behind the end are empty.
+      CHECK(DifferenceOf(tile, part, code.cuts, 3, false) == "");
+    }
+  }
+}
+
+TEST_CASE("the vector kernels decode damaged bytes as the plain decoder does") {
+  std::mt19937 random(5);
+  for (const Tile& tile : kTiles) {
+    CAPTURE(tile.name);
+    const TileCode code = Encode(tile, 20, 6);
+    for (int attempt = 0; attempt < 20; ++attempt) {
+      CAPTURE(attempt);
+      std::vector<std::uint8_t> bytes = code.bytes;
+      for (int i = 0; i < 4; ++i) bytes[random() % bytes.size()] ^= static_cast<std::uint8_t>(1 + random() % 255);
+      CHECK(DifferenceOf(tile, bytes, code.cuts, 1 + static_cast<std::size_t>(attempt) % 4, false) == "");
+      // Whatever the passes are said to be.
+      const std::vector<CutPoint> more(300, CutPoint{static_cast<std::uint32_t>(bytes.size()), 0, 0});
+      CHECK(DifferenceOf(tile, bytes, more, 1, false) == "");
+    }
+  }
+}
+
+TEST_CASE("no sum of a patch's own strengths leaves 16 bits") {
+  constexpr int kLargestStrength = 5;
+  for (const TileKind kind : {TileKind::kPicture, TileKind::kMeans, TileKind::kTop}) {
+    for (const std::uint32_t family : {0u, 1u}) {
+      const auto& weights = SumWeights(kind, family);
+      for (std::size_t band = 0; band < kMaxSums; ++band) {
+        int most = 0;
+        for (std::size_t k = 0; k < kInside; ++k) most += kLargestStrength * std::abs(weights[k * kMaxSums + band]);
+        CHECK(most <= 32767);
+      }
+    }
+  }
+}
+
+TEST_CASE("sums that follow each change are those of the strengths") {
+  for (const Tile& tile : kTiles) {
+    CAPTURE(tile.name);
+    const TileCode code = Encode(tile, 100, 7);
+    TileDecoder decoder(tile.kind, tile.columns, tile.rows, tile.counts);
+    decoder.Decode(code.cuts.size(), code.bytes, false);
+    TileState state = decoder.state();
+    CHECK(state.finished());
+    for (std::size_t g = 0; g < state.groups.size(); ++g) {
+      GroupState& group = state.groups[g];
+      if (group.sums.empty()) continue;
+      const std::vector<std::int16_t> followed = group.sums;
+      for (std::size_t cell = 0; cell < group.signs.size(); ++cell) Resum(group, tile.kind, g == 0 ? 0 : 1, cell);
+      CHECK(group.sums == followed);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace holo::codec
