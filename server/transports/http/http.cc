@@ -59,6 +59,7 @@ struct Server::State : std::enable_shared_from_this<Server::State> {
   std::atomic<bool> is_draining{false};
   std::atomic<std::uint64_t> requests{0};
   std::atomic<std::uint64_t> file_bytes{0};
+  std::atomic<std::uint64_t> body_bytes{0};  // of requests for the api that are read or answered
 
   mutable std::mutex mutex;
   std::condition_variable changed;
@@ -626,6 +627,21 @@ asio::awaitable<void> Discard(std::shared_ptr<Connection> connection) {
   }
 }
 
+// What a request's body may take, while it is there.
+class BodyShare {
+ public:
+  BodyShare(std::shared_ptr<State> state, std::uint64_t bytes) : state_(std::move(state)), bytes_(bytes) {
+    state_->body_bytes += bytes_;
+  }
+  BodyShare(const BodyShare&) = delete;
+  BodyShare& operator=(const BodyShare&) = delete;
+  ~BodyShare() { state_->body_bytes -= bytes_; }
+
+ private:
+  std::shared_ptr<State> state_;
+  std::uint64_t bytes_;
+};
+
 asio::awaitable<void> RunConnection(std::shared_ptr<Connection> connection) {
   const std::shared_ptr<State> state = connection->state;
   beast::flat_buffer buffer;
@@ -647,6 +663,20 @@ asio::awaitable<void> RunConnection(std::shared_ptr<Connection> connection) {
     if (!error && !is_for_api) {
       parser.body_limit(kMaxBodyBytes);
       if (parser.content_length().value_or(0) > kMaxBodyBytes) error = http::error::body_limit;
+    }
+    // A length is a claim, and what says none may be as long as any.
+    std::uint64_t claimed = 0;
+    if (!error && is_for_api) claimed = parser.content_length().value_or(parser.chunked() ? api_bytes : 0);
+    const BodyShare share(state, claimed);
+    if (claimed > 0 && state->body_bytes > state->options.max_body_bytes) {
+      const auto none = std::make_shared<Request>();
+      none->version(11);
+      none->keep_alive(false);
+      Error full{Code::kUnavailable, "the bodies of requests take too much memory now"};
+      const auto refusal = std::make_shared<const ApiProgress>(api->Refuse(full, 0));
+      co_await SendApi(connection, none, refusal);
+      co_await Discard(connection);
+      break;
     }
     if (!error && !parser.is_done() && parser.get()[http::field::expect] == "100-continue") {
       http::response<http::empty_body> go_on{http::status::continue_, parser.get().version()};

@@ -86,6 +86,7 @@ struct Options {
   // A stream of an api that has nothing to say says so this often.
   std::chrono::milliseconds idle_stream_interval{10'000};
   std::shared_ptr<Api> api;                     // may be null
+  std::uint64_t max_body_bytes = std::uint64_t{256} << 20;  // of all requests for the api together; others get 503
   std::function<bool()> ready;                  // for /readyz; empty: always
   std::function<std::string()> metrics;         // for /metrics; empty: 404
   std::function<void(const std::string&)> log;  // one line at a time, from any thread; may be empty

@@ -367,7 +367,7 @@ class PlayedApi : public Api {
   ApiProgress Refuse(const Error& error, int status) const override {
     ApiProgress progress;
     progress.has_begun = progress.is_over = true;
-    progress.status = status;
+    progress.status = status == 0 ? ToHttpStatus(error.code) : status;
     progress.bytes = "refused: " + error.message;
     return progress;
   }
@@ -422,11 +422,13 @@ struct ApiFixture {
   tcp::socket socket{context};
   std::string received;
 
-  explicit ApiFixture(std::chrono::milliseconds idle = std::chrono::hours(1)) : fixture({}, WithApi(api, idle)) {
+  explicit ApiFixture(std::chrono::milliseconds idle = std::chrono::hours(1), std::uint64_t max_body_bytes = 1 << 20)
+      : fixture({}, WithApi(api, idle, max_body_bytes)) {
     socket.connect({asio::ip::make_address("127.0.0.1"), static_cast<unsigned short>(fixture.server->port())});
   }
-  static Options WithApi(std::shared_ptr<Api> api, std::chrono::milliseconds idle) {
+  static Options WithApi(std::shared_ptr<Api> api, std::chrono::milliseconds idle, std::uint64_t max_body_bytes) {
     Options options;
+    options.max_body_bytes = max_body_bytes;
     options.api = std::move(api);
     options.idle_stream_interval = idle;
     return options;
@@ -533,6 +535,31 @@ TEST_CASE("a body that is larger than an api takes is refused in its way, announ
   ApiFixture fixture;
   fixture.Send("POST /other HTTP/1.1\r\nHost: t\r\nContent-Length: 70000\r\n\r\n");
   CHECK(fixture.Receives("HTTP/1.1 400"));
+}
+
+TEST_CASE("all bodies together have a limit, whether they have come or are announced") {
+  ApiFixture fixture(std::chrono::hours(1), 100'004);
+  fixture.Send("POST /played HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n");
+  CHECK(fixture.Receives("HTTP/1.1 100"));  // so it has been counted
+  for (const bool fits : {true, false}) {
+    CAPTURE(fits);
+    tcp::socket other(fixture.context);
+    other.connect({asio::ip::make_address("127.0.0.1"), static_cast<unsigned short>(fixture.fixture.server->port())});
+    // The one that is not there yet counts as soon as its header has been read.
+    if (fits) {
+      asio::write(other, asio::buffer(std::string(kPlayedPost)));
+      (void)fixture.api->Wait(0);
+      ApiProgress progress;
+      progress.has_begun = progress.is_over = true;
+      fixture.api->Wait(0)->Say(progress);
+    } else {
+      asio::write(other, asio::buffer("POST /played HTTP/1.1\r\nHost: t\r\nContent-Length: 50000\r\n\r\n" +
+                                      std::string(50'000, 'x')));
+    }
+    std::string answer(12, ' ');
+    asio::read(other, asio::buffer(answer));
+    CHECK(answer == (fits ? "HTTP/1.1 200" : "HTTP/1.1 503"));
+  }
 }
 
 TEST_CASE("who asks whether to go on is told so") {
