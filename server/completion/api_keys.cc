@@ -1,3 +1,4 @@
+#include "common/bytes/bytes.h"
 #include "server/completion/completion.h"
 
 namespace holo::completion {
@@ -23,7 +24,11 @@ Result<std::string> ApiKeys::Admit(std::string_view authorization, const std::st
   for (std::size_t i = 0; i < keys_.size(); ++i) {
     if (IsSame(said, keys_[i])) found = i;
   }
-  if (found < keys_.size()) return "key " + std::to_string(found);
+  if (found < keys_.size()) {
+    const std::string& key = keys_[found];
+    const auto digest = bytes::Sha256({reinterpret_cast<const std::uint8_t*>(key.data()), key.size()});
+    return "key " + bytes::ToHex(digest).substr(0, 12);
+  }
   return Fail(Code::kUnauthenticated, said.empty()
                                           ? "expected an API key as Authorization: Bearer KEY, found none"
                                           : "expected an API key of this server, found another one");

@@ -62,6 +62,10 @@ struct Service::Work {
   std::vector<Group> groups;
   std::vector<Text> texts;
   std::size_t left = 0;  // texts that are not finished
+  std::shared_ptr<Sessions::Turn> turn;  // of a session, or null
+  std::vector<chat_template::Message> messages;  // of the turn, with those before it
+  std::vector<tokenizer::TokenId> written;       // in the turn, without an end token
+  std::string said;                              // likewise
   std::optional<Clock::time_point> deadline;
   Clock::time_point submitted;
   bool has_joined = false;
@@ -95,6 +99,7 @@ Usage Reply::usage() const {
 Service::Service(Options options, std::vector<std::shared_ptr<const Model>> models)
     : options_(std::move(options)),
       models_(std::move(models)),
+      sessions_(options_.sessions, models_),
       first_token_(kSeconds),
       per_token_(kSeconds),
       queue_(kSeconds),
@@ -150,7 +155,33 @@ Result<std::shared_ptr<Reply>> Service::Submit(Request request, std::function<vo
     ++refused_;
     return Fail(Code::kUnavailable, "the server is shutting down");
   }
-  HOLO_ASSIGN_OR_RETURN(const std::shared_ptr<const Model> model, Find(request.model));
+  std::shared_ptr<const Model> model;
+  std::shared_ptr<Sessions::Turn> turn;
+  if (request.session.empty()) {
+    HOLO_ASSIGN_OR_RETURN(model, Find(request.model));
+  } else {
+    if (request.prompts.size() + (request.messages.empty() ? 0 : 1) != 1 || request.best_of != 1 ||
+        request.scores_prompt) {
+      return Fail(Code::kInvalidArgument,
+                  "session: expected one prompt, one choice and no logprobs of the prompt, found more");
+    }
+    HOLO_ASSIGN_OR_RETURN(turn, sessions_.Begin(request.owner, request.session));
+    model = turn->shared_model();
+    if (!request.model.empty() && request.model != model->name()) {
+      return Fail(Code::kInvalidArgument, "model: expected " + model->name() + ", that of the session, found \"" +
+                                              tokenizer::ToValidUtf8(request.model.substr(0, 100)) + "\"");
+    }
+    const bool was_chat = !turn->before().messages.empty();
+    if (turn->before().turns > 0 && was_chat == request.messages.empty()) {
+      return Fail(Code::kInvalidArgument, std::string("session: expected ") +
+                                              (was_chat ? "messages, as it is a conversation, found a prompt"
+                                                        : "a prompt, as it is a text, found messages"));
+    }
+    if (!request.messages.empty()) {
+      const std::vector<chat_template::Message>& before = turn->before().messages;
+      request.messages.insert(request.messages.begin(), before.begin(), before.end());
+    }
+  }
   const std::uint32_t vocabulary = std::min(model->engine().model->config().vocabulary, model->tokenizer().vocabulary());
   const bool is_chat = !request.messages.empty();
   HOLO_RETURN_IF_ERROR(Between("messages", request.messages.size(), 0, kMaxMessages));
@@ -172,7 +203,9 @@ Result<std::shared_ptr<Reply>> Service::Submit(Request request, std::function<vo
   reply->best_of_ = request.best_of;
   reply->wake_ = std::move(wake);
   work->options.sampling = std::move(request.sampling);
-  work->options.sampling.seed = request.seed ? *request.seed : SeedByChance();
+  work->options.sampling.seed = request.seed ? *request.seed
+                                : turn       ? turn->before().seed + turn->before().turns
+                                             : SeedByChance();
   work->options.stops = std::move(request.stops);
   work->options.ignores_end_token = request.ignores_end_token;
   work->options.scores_prompt = request.scores_prompt;
@@ -185,15 +218,24 @@ Result<std::shared_ptr<Reply>> Service::Submit(Request request, std::function<vo
     reply->prompts_.push_back(std::move(conversation.tokens));
     work->options.stops.insert(work->options.stops.end(), conversation.stops.begin(), conversation.stops.end());
     if (!request.ignores_end_token) work->options.end_tokens = std::move(conversation.end_tokens);
+    if (turn) work->messages = std::move(request.messages);
   }
   HOLO_RETURN_IF_ERROR(sampling::StopFilter::Create(work->options.stops));
   for (Prompt& prompt : request.prompts) {
     if (auto* tokens = std::get_if<std::vector<tokenizer::TokenId>>(&prompt)) {
       reply->prompts_.push_back(std::move(*tokens));
+    } else if (turn && !turn->before().tokens.empty()) {
+      // No second beginning of a text.
+      reply->prompts_.push_back(model->tokenizer().Encode(std::get<std::string>(prompt)));
     } else {
       reply->prompts_.push_back(model->Encode(std::get<std::string>(prompt)));
     }
+    if (turn) {
+      const std::vector<tokenizer::TokenId>& before = turn->before().tokens;
+      reply->prompts_.back().insert(reply->prompts_.back().begin(), before.begin(), before.end());
+    }
   }
+  work->turn = std::move(turn);
   scheduler::Job job;
   job.client = std::move(request.client);
   const std::size_t context = model->context();
@@ -281,6 +323,8 @@ void Service::End(JobId id, std::optional<Error> failure, Wakes& wakes) {
   const auto found = works_.find(id);
   if (found == works_.end()) return;
   scheduler_.Cancel(id);
+  // Before anybody hears that it is over.
+  found->second->turn.reset();
   const std::shared_ptr<Reply> reply = found->second->reply;
   {
     const std::lock_guard lock(reply->mutex_);
@@ -346,6 +390,7 @@ Result<void> Service::Join(Work& work, Text& text) {
     // The last token is always run.
     prefixes_->Find(work.model_index, prompt, prompt.size() - 1, memory);
   }
+  if (work.turn) RestoreParked(work, prompt, memory);
   HOLO_ASSIGN_OR_RETURN(text.session, generation::Session::Create(work.model->engine(), prompt, options,
                                                                   std::move(memory)));
   if (text.is_first) {
@@ -356,6 +401,40 @@ Result<void> Service::Join(Work& work, Text& text) {
   if (!work.has_joined) queue_.Observe(SecondsSince(work.submitted));
   work.has_joined = true;
   return {};
+}
+
+// What a session remembers, where it is more than `memory` has. Without it the prompt is read again, to the same effect.
+void Service::RestoreParked(const Work& work, std::span<const tokenizer::TokenId> prompt, generation::Memory& memory) {
+  const SessionState& before = work.turn->before();
+  const auto common = static_cast<std::size_t>(
+      std::mismatch(before.tokens.begin(), before.tokens.end(), prompt.begin(), prompt.end()).first -
+      before.tokens.begin());
+  // The prefix cache has whole blocks.
+  if (!before.memory || common < memory.tokens.size() + kv_cache::kBlockTokens) return;
+  auto restored = kv_cache::RestoreCache(*before.memory, "parked memory", work.model->engine().scheme,
+                                         work.model->fingerprint());
+  if (!restored) {
+    if (options_.log) options_.log("completion: a session is read again: " + ToString(restored.error()));
+    return;
+  }
+  memory.cache = std::move(restored->cache);
+  memory.tokens = std::move(restored->tokens);
+  restored_tokens_ += std::min(common, memory.tokens.size());
+}
+
+void Service::EndTurn(Work& work, const Text& text) {
+  SessionState after = work.turn->before();
+  after.tokens = work.reply->prompts_.front();
+  after.tokens.insert(after.tokens.end(), work.written.begin(), work.written.end());
+  after.messages = std::move(work.messages);
+  if (!after.messages.empty() && !work.options.reads_only) {
+    after.messages.push_back({chat_template::Role::kAssistant, std::move(work.said)});
+  }
+  ++after.turns;
+  const generation::Memory& memory = text.session->memory();
+  after.memory = std::make_shared<const std::vector<std::uint8_t>>(
+      kv_cache::SaveCache(memory.cache, work.model->fingerprint(), memory.tokens));
+  work.turn->Commit(std::move(after));
 }
 
 void Service::Accept(Work& work, Text& text, generation::Piece& piece, Wakes& wakes) {
@@ -384,6 +463,7 @@ void Service::Accept(Work& work, Text& text, generation::Piece& piece, Wakes& wa
     } else {
       per_token_.Observe(std::chrono::duration<double>(now - text.last_token).count());
     }
+    if (work.turn && piece.finish != generation::Finish::kEndToken) work.written.push_back(piece.choice->token);
     if (piece.finish != generation::Finish::kEndToken) event.tokens.push_back(TokenOf(std::move(*piece.choice)));
   }
   text.last_token = now;
@@ -392,7 +472,9 @@ void Service::Accept(Work& work, Text& text, generation::Piece& piece, Wakes& wa
   if (options_.caches_prefixes && (is_over || (is_beginning && text.is_first))) {
     prefixes_->Keep(work.model_index, text.session->memory());
   }
+  if (work.turn) work.said += event.text;
   if (is_over) {
+    if (work.turn) EndTurn(work, text);
     text.session.reset();
     --work.left;
   }
@@ -493,6 +575,8 @@ Statistics Service::statistics() const {
   statistics.cached_tokens = cached_tokens_;
   statistics.prefix_bytes = prefix_bytes_;
   statistics.prefix_evictions = prefix_evictions_;
+  statistics.restored_tokens = restored_tokens_;
+  statistics.sessions = sessions_.statistics();
   statistics.memory_limit_bytes = options_.limits.memory_bytes;
   statistics.first_token_seconds = first_token_.snapshot();
   statistics.token_seconds = per_token_.snapshot();

@@ -31,6 +31,7 @@
 #include "common/language_model/generation/generation.h"
 #include "common/language_model/model_directory/model_directory.h"
 #include "common/status/status.h"
+#include "server/completion/sessions.h"
 #include "server/scheduler/scheduler.h"
 
 namespace holo::completion {
@@ -48,8 +49,10 @@ class ApiKeys {
   // None: everybody may.
   ApiKeys() = default;
   explicit ApiKeys(std::vector<std::string> keys) : keys_(std::move(keys)) {}
+  [[nodiscard]] bool is_empty() const { return keys_.empty(); }
   // `authorization` is the header, "Bearer KEY"; compared in a time that tells nothing of the keys. The result is a name for
-  // fairness: of the key, or `peer` where there are none. kUnauthenticated.
+  // fairness and for what belongs to a client: of the key, the same in another run of the server, or `peer` where there
+  // are none. kUnauthenticated.
   [[nodiscard]] Result<std::string> Admit(std::string_view authorization, const std::string& peer) const;
 
  private:
@@ -71,6 +74,8 @@ class Model {
   [[nodiscard]] const tokenizer::Tokenizer& tokenizer() const { return *engine_.tokenizer; }
   [[nodiscard]] std::uint32_t context() const { return engine_.model->config().context; }
   [[nodiscard]] std::int64_t created_unix() const { return created_unix_; }
+  // weights::Fingerprint of the base model.
+  [[nodiscard]] const std::array<std::uint8_t, 32>& fingerprint() const { return fingerprint_; }
   // What `tokens` take at most.
   [[nodiscard]] std::uint64_t BytesOf(std::size_t tokens) const;
 
@@ -102,6 +107,7 @@ class Model {
   Result<chat::Form> chat_ = Fail(Code::kFailedPrecondition, "");
   Form form_;
   std::int64_t created_unix_ = 0;
+  std::array<std::uint8_t, 32> fingerprint_{};
 };
 
 using Prompt = std::variant<std::string, std::vector<tokenizer::TokenId>>;
@@ -109,6 +115,10 @@ using Prompt = std::variant<std::string, std::vector<tokenizer::TokenId>>;
 struct Request {
   std::string model;                             // empty: the service's first
   std::string client;                            // who asks, for fairness
+  // Goes on with what is there: the prompt's tokens stand behind the session's, the messages behind its own. Of one
+  // prompt and one choice, without scores of the prompt. The model may be left out.
+  std::string session;
+  std::string owner;                             // of the session
   std::vector<Prompt> prompts;                   // or
   std::vector<chat_template::Message> messages;  // a conversation
   std::size_t choices = 1;                       // of each prompt
@@ -204,6 +214,7 @@ struct Options {
   std::uint32_t default_max_tokens = 1024;  // where a request says nothing
   // Keep what has been read and written, as far as there is memory, for prompts that begin with it.
   bool caches_prefixes = true;
+  SessionOptions sessions;
   std::function<void(const std::string&)> log;
 };
 
@@ -218,6 +229,8 @@ struct Statistics {
   std::uint64_t prefix_evictions = 0;  // of blocks
   std::uint64_t generated_tokens = 0;
   std::uint64_t steps = 0;
+  std::uint64_t restored_tokens = 0;  // of sessions, from their parked memory
+  Sessions::Statistics sessions;
   scheduler::Statistics now;
   std::uint64_t memory_limit_bytes = 0;
   Histogram::Snapshot first_token_seconds;  // from Submit()
@@ -238,11 +251,12 @@ class Service {
   Service& operator=(const Service&) = delete;
 
   [[nodiscard]] std::span<const std::shared_ptr<const Model>> models() const { return models_; }
+  [[nodiscard]] Sessions& sessions() { return sessions_; }
   // kNotFound, with the names that there are.
   [[nodiscard]] Result<std::shared_ptr<const Model>> Find(std::string_view name) const;
 
-  // kInvalidArgument and kOutOfRange, whose message begins with the field; kNotFound for the model; kResourceExhausted
-  // for a full queue; kUnavailable while draining. It turns text into tokens: not for threads that must not be held up.
+  // kInvalidArgument and kOutOfRange, whose message begins with the field; kNotFound for the model; what
+  // Sessions::Begin() says; kResourceExhausted for a full queue; kUnavailable while draining. It turns text into tokens: not for threads that must not be held up.
   [[nodiscard]] Result<std::shared_ptr<Reply>> Submit(Request request, std::function<void()> wake);
 
   // Runs `work` on a thread for preparing requests. False, and nothing happens, where too much waits there already.
@@ -270,16 +284,20 @@ class Service {
   void EndLost(Wakes& wakes);
   void RunPlan(std::span<const scheduler::Share> plan, std::span<Work* const> works, Wakes& wakes);
   Result<void> Join(Work& work, Text& text);
+  void RestoreParked(const Work& work, std::span<const tokenizer::TokenId> prompt, generation::Memory& memory);
+  void EndTurn(Work& work, const Text& text);
   void Accept(Work& work, Text& text, generation::Piece& piece, Wakes& wakes);
   void ShrinkPrefixes();
   void End(scheduler::JobId id, std::optional<Error> failure, Wakes& wakes);
 
   const Options options_;
   const std::vector<std::shared_ptr<const Model>> models_;
+  Sessions sessions_;
   std::atomic<bool> is_draining_{false};
   std::atomic<bool> is_aborting_{false};
   std::atomic<std::uint64_t> requests_{0}, refused_{0}, cancelled_{0}, failed_{0}, prompt_tokens_{0},
-      generated_tokens_{0}, steps_{0}, cached_tokens_{0}, prefix_bytes_{0}, prefix_evictions_{0};
+      generated_tokens_{0}, steps_{0}, cached_tokens_{0}, prefix_bytes_{0}, prefix_evictions_{0},
+      restored_tokens_{0};
   Histogram first_token_, per_token_, queue_, batch_;
 
   mutable std::mutex mutex_;

@@ -32,6 +32,8 @@ Result<std::shared_ptr<const Model>> Model::Open(std::string name, const std::fi
   }
   model->name_ = tokenizer::ToValidUtf8(name);
   model->engine_ = {model->files_.transformer, model->files_.base.tokenizer, model->files_.scheme};
+  model->fingerprint_ = model->files_.manifest ? model->files_.manifest->base_fingerprint
+                                               : weights::Fingerprint(model->files_.base.weights);
   model->chat_ = model_directory::ChatForm(model->files_.base, form);
   if (!model->chat_) {
     model->form_ = {"none", model->chat_.error().message};

@@ -101,6 +101,10 @@ Problem ToProblem(const Error& error) {
       problem.status = 404;
       code = param == "model" ? "model_not_found" : "not_found";
       break;
+    case Code::kAborted:
+      problem.status = 409;
+      code = "conflict";
+      break;
     case Code::kResourceExhausted:
       problem.status = 429;
       type = "rate_limit_error";

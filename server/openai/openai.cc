@@ -20,6 +20,8 @@ constexpr std::string_view kCompletions = "/v1/completions";
 constexpr std::string_view kChat = "/v1/chat/completions";
 constexpr std::string_view kTokenize = "/tokenize";
 constexpr std::string_view kDetokenize = "/detokenize";
+constexpr std::string_view kSessions = "/v1/sessions";
+constexpr std::string_view kSave = "/save";
 constexpr std::string_view kPosts[] = {kCompletions, kChat, kTokenize, kDetokenize};
 
 std::span<const std::uint8_t> Bytes(const std::string& text) {
@@ -50,6 +52,40 @@ json ToJson(const completion::Model& model) {
           {"max_model_len", model.context()},
           {"cache", {{"method", model.files().method}, {"bytes_per_token", model.engine().scheme->bytes_per_token()}}},
           {"chat_template", {{"name", model.form().name}, {"text", model.form().description}}}};
+}
+
+json ToJson(const completion::SessionInfo& info) {
+  return {{"id", info.id},
+          {"object", "session"},
+          {"model", info.model},
+          {"created", info.created_unix},
+          {"last_used", info.used_unix},
+          {"turns", info.turns},
+          {"tokens", info.tokens},
+          {"parked_bytes", info.parked_bytes},
+          {"saved", info.is_saved}};
+}
+
+bool IsSessions(std::string_view path) {
+  return path == kSessions || path.starts_with(std::string(kSessions) + "/");
+}
+
+// The id in "/v1/sessions/ID" and "/v1/sessions/ID/save".
+std::string SessionOf(std::string_view path) {
+  path.remove_prefix(std::min(path.size(), kSessions.size() + 1));
+  if (path.ends_with(kSave)) path.remove_suffix(kSave.size());
+  return std::string(path);
+}
+
+// The methods of a path.
+std::vector<std::string_view> MethodsOf(std::string_view path) {
+  if (path == kSessions) return {"GET", "POST"};
+  if (IsSessions(path)) {
+    if (path.ends_with(kSave)) return {"POST"};
+    return {"GET", "DELETE"};
+  }
+  if (path.starts_with(kModels)) return {"GET"};
+  return {"POST"};
 }
 
 // What is asked for, while it is worked out on other threads.
@@ -138,7 +174,7 @@ class OpenAi : public transports::http::Api {
   OpenAi(Options options, completion::Service& service) : options_(std::move(options)), service_(service) {}
 
   bool Has(std::string_view path) const override {
-    return path == kModels || path.starts_with(std::string(kModels) + "/") ||
+    return path == kModels || path.starts_with(std::string(kModels) + "/") || IsSessions(path) ||
            std::find(std::begin(kPosts), std::end(kPosts), path) != std::end(kPosts);
   }
   std::size_t max_body_bytes() const override { return kMaxBodyBytes; }
@@ -160,9 +196,11 @@ class OpenAi : public transports::http::Api {
       return answer;
     }
     const bool is_models = request.path.starts_with(kModels);
-    if (request.method != (is_models ? "GET" : "POST")) {
-      state->error = Error{Code::kInvalidArgument,
-                           "method: expected " + std::string(is_models ? "GET" : "POST") + " for " + request.path};
+    const std::vector<std::string_view> methods = MethodsOf(request.path);
+    if (std::find(methods.begin(), methods.end(), request.method) == methods.end()) {
+      std::string expected;
+      for (const std::string_view method : methods) expected += (expected.empty() ? "" : " or ") + std::string(method);
+      state->error = Error{Code::kInvalidArgument, "method: expected " + expected + " for " + request.path};
       state->status = 405;
       return answer;
     }
@@ -203,7 +241,9 @@ class OpenAi : public transports::http::Api {
     if (request.path == kCompletions || request.path == kChat) {
       Generate(request, client, state);
     } else {
-      Result<std::string> whole = request.path == kTokenize ? Tokenize(request) : Detokenize(request);
+      Result<std::string> whole = IsSessions(request.path)   ? Session(request, OwnerOf(client))
+                                  : request.path == kTokenize ? Tokenize(request)
+                                                              : Detokenize(request);
       const std::lock_guard lock(state->mutex);
       if (whole) {
         state->whole = std::move(*whole);
@@ -214,6 +254,36 @@ class OpenAi : public transports::http::Api {
     state->wake();
   }
 
+  // Whose sessions a client's are. Without keys nobody can be told from another.
+  [[nodiscard]] std::string OwnerOf(const std::string& client) const {
+    return options_.keys.is_empty() ? "" : client;
+  }
+
+  Result<std::string> Session(const ApiRequest& request, const std::string& owner) const {
+    completion::Sessions& sessions = service_.sessions();
+    const std::string id = SessionOf(request.path);
+    if (request.path == kSessions && request.method == "GET") {
+      json data = json::array();
+      for (const completion::SessionInfo& info : sessions.List(owner)) data.push_back(ToJson(info));
+      return Dump({{"object", "list"}, {"data", std::move(data)}});
+    }
+    if (request.path == kSessions) {
+      HOLO_ASSIGN_OR_RETURN(const NewSession asked, ParseNewSession(Bytes(request.body)));
+      HOLO_ASSIGN_OR_RETURN(auto model, service_.Find(asked.model));
+      std::random_device device;
+      const std::uint64_t seed = asked.seed ? *asked.seed : std::uint64_t{device()} << 32 | device();
+      HOLO_ASSIGN_OR_RETURN(const auto info, sessions.Create(owner, std::move(model), seed));
+      return Dump(ToJson(info));
+    }
+    if (request.method == "DELETE") {
+      HOLO_RETURN_IF_ERROR(sessions.Delete(owner, id));
+      return Dump({{"id", id}, {"object", "session.deleted"}, {"deleted", true}});
+    }
+    HOLO_ASSIGN_OR_RETURN(const auto info,
+                          request.method == "POST" ? sessions.Save(owner, id) : sessions.Find(owner, id));
+    return Dump(ToJson(info));
+  }
+
   void Generate(const ApiRequest& request, const std::string& client, const std::shared_ptr<State>& state) const {
     Result<Asked> asked =
         request.path == kChat ? ParseChat(Bytes(request.body)) : ParseCompletion(Bytes(request.body));
@@ -221,6 +291,7 @@ class OpenAi : public transports::http::Api {
     if (asked) {
       completion::Request own = asked->request;
       own.client = client;
+      own.owner = OwnerOf(client);
       reply = service_.Submit(std::move(own), state->wake);
     } else {
       reply = tl::unexpected(asked.error());

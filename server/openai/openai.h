@@ -3,8 +3,14 @@
 //   GET  /v1/models, /v1/models/NAME   the models, with their context and chat template
 //   POST /v1/completions               prompt: a text, texts, token numbers, or lists of them
 //   POST /v1/chat/completions          messages with roles; contents as text or parts of text
+//   GET, POST /v1/sessions             those of who asks; a new one: {"model"?, "seed"?}
+//   GET, DELETE /v1/sessions/ID        one; what is saved of it goes, too
+//   POST /v1/sessions/ID/save          writes it to the server's folder of sessions
 //   POST /tokenize                     {"content" or "prompt": TEXT, "model"?} -> {"tokens", "count", "max_model_len"}
 //   POST /detokenize                   {"tokens": [...], "model"?} -> {"content"}
+//
+// With "session": ID a completion goes on with the session's text, and a chat completion with its conversation: its
+// messages are those that are new. Without a seed, turn i of a session has the session's seed + i.
 //
 // Fields that OpenAI does not have, but others: top_k, repetition_penalty, ignore_eos. Fields that we do not know are
 // ignored, null is as good as nothing, and a wrong type or value is refused with the field's name. Refused by name:
@@ -45,6 +51,13 @@ struct Asked {
 // none.
 [[nodiscard]] Result<Asked> ParseCompletion(std::span<const std::uint8_t> body);
 [[nodiscard]] Result<Asked> ParseChat(std::span<const std::uint8_t> body);
+
+// A body of /v1/sessions; an empty one is as good as {}. Errors as of ParseCompletion.
+struct NewSession {
+  std::string model;
+  std::optional<std::uint64_t> seed;
+};
+[[nodiscard]] Result<NewSession> ParseNewSession(std::span<const std::uint8_t> body);
 
 struct Problem {
   int status = 500;

@@ -190,6 +190,7 @@ Result<void> ReadBiases(const Fields& fields, sampling::Options& options) {
 Result<void> ReadCommon(const Fields& fields, Asked& asked) {
   completion::Request& request = asked.request;
   HOLO_RETURN_IF_ERROR(fields.Text("model", request.model));
+  HOLO_RETURN_IF_ERROR(fields.Text("session", request.session));
   HOLO_RETURN_IF_ERROR(fields.Flag("stream", asked.streams));
   if (const json* options = fields.Find("stream_options")) {
     if (!options->is_object()) return Refuse("stream_options", "an object", *options);
@@ -349,6 +350,17 @@ Result<Asked> ParseChat(std::span<const std::uint8_t> body) {
   HOLO_ASSIGN_OR_RETURN(const auto top, fields.Whole("top_logprobs", 0, kMaxTopLogprobs));
   if (top && !asked.has_logprobs) return Fail(Code::kInvalidArgument, "top_logprobs: expected only together with logprobs");
   request.sampling.logprobs = static_cast<std::size_t>(top.value_or(0));
+  return asked;
+}
+
+Result<NewSession> ParseNewSession(std::span<const std::uint8_t> body) {
+  NewSession asked;
+  if (body.empty()) return asked;
+  HOLO_ASSIGN_OR_RETURN(const json root, ParseBody(body));
+  const Fields fields(root);
+  HOLO_RETURN_IF_ERROR(fields.Text("model", asked.model));
+  HOLO_ASSIGN_OR_RETURN(const auto seed, fields.Whole("seed", 0, std::numeric_limits<std::int64_t>::max()));
+  if (seed) asked.seed = static_cast<std::uint64_t>(*seed);
   return asked;
 }
 

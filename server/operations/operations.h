@@ -49,6 +49,8 @@ struct ServerOptions {
   std::uint32_t max_queue = 64;           // requests that wait
   std::uint32_t prompt_chunk = 64;        // tokens of prompts in one step
   std::uint32_t default_max_tokens = 1024;  // of a conversation's reply
+  std::filesystem::path sessions;            // a folder for saved sessions of texts; empty: none are saved
+  std::uint64_t session_memory_mib = 256;    // what models remember of sessions that rest
   std::vector<std::string> api_keys;
   std::filesystem::path api_key_file;     // one key in a line, # for comments
   unsigned stall_timeout_s = 60;

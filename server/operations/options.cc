@@ -85,6 +85,11 @@ void Declare(CLI::App& app, Parsed& parsed, std::filesystem::path& folder) {
                  "Tokens of a reply whose request does not say how many")
       ->check(CLI::Range(1u, 1u << 24))
       ->capture_default_str();
+  app.add_option("--sessions", options.sessions, "Folder for saved sessions of texts (default: none can be saved)");
+  app.add_option("--session-memory", options.session_memory_mib,
+                 "MiB for what models remember of sessions that rest; beyond it the oldest are read again")
+      ->check(CLI::Range(std::uint64_t{0}, std::uint64_t{1} << 24))
+      ->capture_default_str();
   app.add_option("--api-key", options.api_keys, "Serve text only to clients with this key, or another one given");
   app.add_option("--api-key-file", options.api_key_file, "The same: one key in each line, # for comments");
   app.add_option("--stall-timeout", options.stall_timeout_s,

@@ -116,6 +116,8 @@ Result<std::unique_ptr<completion::Service>> OpenModels(const ServerOptions& opt
   completion::Options settings;
   settings.threads = options.model_threads != 0 ? options.model_threads : std::max(1u, std::thread::hardware_concurrency());
   settings.default_max_tokens = options.default_max_tokens;
+  settings.sessions.directory = options.sessions;
+  settings.sessions.parked_bytes = options.session_memory_mib << 20;
   settings.limits.max_running = options.max_batch;
   settings.limits.max_queued = options.max_queue;
   settings.limits.memory_bytes = options.model_memory_mib << 20;

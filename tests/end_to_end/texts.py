@@ -281,6 +281,62 @@ def the_chat_says_the_same_over_both_and_stops_replies(folder, a):
         run(a.holo, "chat", "ftp://x", input=b"x\n", expect=2)
 
 
+def a_saved_session_survives_kill_and_goes_to_another_server(folder, a):
+    turns = [{"prompt": "The old house stood on the hill, and nobody had lived in it for a hundred years. ", "max_tokens": 60},
+             {"prompt": " In the morning", "max_tokens": 40}, {"prompt": " She said", "max_tokens": 40}]
+    keys = ["--api-key", "one", "--api-key", "two"]
+    one, two = {"Authorization": "Bearer one"}, {"Authorization": "Bearer two"}
+
+    def write(server, session, turn):
+        status, _, answer = server.ask("/v1/completions", dict(turn, session=session, ignore_eos=True), one)
+        check(status == 200, f"expected 200, found {status} {answer}")
+        return answer["choices"][0]["text"], answer["usage"]
+
+    def make(server):
+        status, _, answer = server.ask("/v1/sessions", {"seed": 11}, one)
+        check(status == 200 and answer["object"] == "session", f"found {status} {answer}")
+        return answer["id"]
+
+    with TextServer(a, "--sessions", f"{folder}/a", *keys) as server:
+        session = make(server)
+        expected = [write(server, session, turn)[0] for turn in turns]
+        check(server.ask(f"/v1/sessions/{session}", headers=one)[2]["turns"] == 3, "expected three turns")
+        check(server.ask(f"/v1/sessions/{session}", headers=two)[0] == 404, "expected it to be hidden from others")
+        check(server.ask("/v1/sessions", headers=two)[2]["data"] == [], "expected an empty list for others")
+        status, _, answer = server.ask(f"/v1/sessions/{session}", headers=one, method="DELETE")
+        check(status == 200 and answer["deleted"], f"found {status} {answer}")
+        check(server.ask(f"/v1/sessions/{session}", headers=one)[0] == 404, "expected it to be gone")
+    killed = TextServer(a, "--sessions", f"{folder}/a", *keys).__enter__()
+    session = make(killed)
+    check(write(killed, session, turns[0])[0] == expected[0], "expected the same text of the same seed")
+    status, _, answer = killed.ask(f"/v1/sessions/{session}/save", {}, one)
+    check(status == 200 and answer["saved"], f"found {status} {answer}")
+    write(killed, session, {"prompt": " What is not saved is lost.", "max_tokens": 10})
+    killed.process.kill()
+    killed.process.wait()
+    os.mkdir(f"{folder}/b")
+    with open(f"{folder}/a/{session}.session", "rb") as source, open(f"{folder}/b/{session}.session", "wb") as target:
+        content = source.read()
+        target.write(content)
+    for where in ("a", "b"):
+        with TextServer(a, "--sessions", f"{folder}/{where}", *keys) as server:
+            listed = server.ask("/v1/sessions", headers=one)[2]["data"]
+            check([entry["id"] for entry in listed] == [session], f"expected the saved one, found {listed}")
+            text, usage = write(server, session, turns[1])
+            check(text == expected[1], f"expected {expected[1]!r}, found {text!r}")
+            check(usage["prompt_tokens_details"]["cached_tokens"] > 60, f"expected restored tokens, found {usage}")
+            check(server.metric("holo_text_restored_tokens_total") > 60, "expected restored tokens in /metrics")
+            check(write(server, session, turns[2])[0] == expected[2], "expected the third text, too")
+    with TextServer(a, "--sessions", f"{folder}/b", "--model-cache", "int8", *keys) as server:
+        status, _, answer = server.ask(f"/v1/sessions/{session}", headers=one)
+        check(status == 400 and "int8" in answer["error"]["message"], f"found {status} {answer}")
+    with open(f"{folder}/b/{session}.session", "wb") as target:
+        target.write(content[:-100])
+    with TextServer(a, "--sessions", f"{folder}/b", *keys) as server:
+        status, _, answer = server.ask(f"/v1/sessions/{session}", headers=one)
+        check(status == 500 and "damaged" in answer["error"]["message"], f"found {status} {answer}")
+
+
 def keys_are_asked_for(folder, a):
     with open(f"{folder}/keys", "w", encoding="utf-8") as file:
         file.write("# who may\nfirst\nsecond \n")
@@ -327,5 +383,6 @@ if __name__ == "__main__":
           the_next_turn_of_a_conversation_reads_only_what_is_new, who_goes_away_stops_the_text,
           a_full_queue_says_when_to_come_again_and_the_server_stays_alive, a_long_prompt_does_not_hold_up_others,
           a_signal_lets_texts_end_and_takes_no_more,
-          the_chat_says_the_same_over_both_and_stops_replies, keys_are_asked_for, hostile_requests_are_refused_and_cost_nothing],
+          the_chat_says_the_same_over_both_and_stops_replies,
+          a_saved_session_survives_kill_and_goes_to_another_server, keys_are_asked_for, hostile_requests_are_refused_and_cost_nothing],
          parser.parse_args())

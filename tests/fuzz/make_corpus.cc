@@ -9,6 +9,7 @@
 #include "common/language_model/kv_cache/kv_cache.h"
 #include "common/plain/plain.h"
 #include "common/protocol/protocol.h"
+#include "server/completion/sessions.h"
 #include "tests/common/language_model/gguf/gguf_files.h"
 #include "tests/common/language_model/weights/model_files.h"
 
@@ -44,6 +45,18 @@ void Append(Bytes& to, const std::string& message) {
   to.push_back(static_cast<std::uint8_t>(message.size()));
   to.push_back(static_cast<std::uint8_t>(message.size() >> 8));
   to.insert(to.end(), message.begin(), message.end());
+}
+
+void WriteSavedSessions() {
+  completion::SavedSession session;
+  session.id = "sess-0123456789abcdefghijklmnopqrstuv";
+  session.model = "tiny";
+  session.state.tokens = {1, 2, 3};
+  Write("session/text", completion::SerialiseSession(session));
+  session.owner = "key 0123456789ab";
+  session.state.messages = {{chat_template::Role::kUser, "Hi"}, {chat_template::Role::kAssistant, "Yes"}};
+  session.state.memory = std::make_shared<const std::vector<std::uint8_t>>(Bytes{1, 2, 3, 4});
+  Write("session/conversation", completion::SerialiseSession(session));
 }
 
 // A whole session, as both sides hear it.
@@ -287,6 +300,7 @@ int main(int argc, char** argv) {
   coarse.basis_choice = codec::BasisChoice::kUniversal;
   WriteChunks(codec::Encode(large, coarse).value().file);
   WriteSession(rgb_file);
+  WriteSavedSessions();
   WriteTokenizers();
   WriteWeights();
   WriteGguf();

@@ -16,5 +16,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
       std::abort();
     }
   }
+  const Result<openai::NewSession> session = openai::ParseNewSession({data, size});
+  if (!session && openai::ToProblem(session.error()).status != 400) std::abort();
   return 0;
 }

@@ -286,7 +286,7 @@ asio::awaitable<bool> SendOptions(std::shared_ptr<Connection> connection, std::s
   http::response<http::empty_body> response{http::status::no_content, request->version()};
   AddCommonFields(response.base());
   // Headers that clients' libraries add of their own are not known here: whatever is asked for may be sent.
-  constexpr std::string_view kMethods = "GET, HEAD, POST, OPTIONS";
+  constexpr std::string_view kMethods = "GET, HEAD, POST, DELETE, OPTIONS";
   response.set(http::field::allow, kMethods);
   response.set(http::field::access_control_allow_methods, kMethods);
   const auto wanted = request->find(http::field::access_control_request_headers);
