@@ -21,11 +21,6 @@ double SecondsSince(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
-std::uint64_t SeedByChance() {
-  std::random_device device;
-  return std::uint64_t{device()} << 32 | device();
-}
-
 Token TokenOf(sampling::Choice choice) {
   return {choice.token, choice.logprob, std::move(choice.top)};
 }
@@ -37,6 +32,11 @@ Result<void> Between(std::string_view name, std::size_t value, std::size_t least
 }
 
 }  // namespace
+
+std::uint64_t SeedByChance() {
+  std::random_device device;
+  return std::uint64_t{device()} << 32 | device();
+}
 
 // One of the texts of a request. The steps' thread's own.
 struct Service::Text {

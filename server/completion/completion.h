@@ -43,17 +43,20 @@ inline constexpr std::size_t kMaxChoices = 128;  // of one prompt
 inline constexpr std::size_t kMaxSequences = 1024;  // of one request
 inline constexpr std::size_t kMaxMessages = 4096;
 
+[[nodiscard]] std::uint64_t SeedByChance();
+
 // Who may ask. Constant after construction.
 class ApiKeys {
  public:
   // None: everybody may.
   ApiKeys() = default;
   explicit ApiKeys(std::vector<std::string> keys) : keys_(std::move(keys)) {}
-  [[nodiscard]] bool is_empty() const { return keys_.empty(); }
   // `authorization` is the header, "Bearer KEY"; compared in a time that tells nothing of the keys. The result is a name for
   // fairness and for what belongs to a client: of the key, the same in another run of the server, or `peer` where there
   // are none. kUnauthenticated.
   [[nodiscard]] Result<std::string> Admit(std::string_view authorization, const std::string& peer) const;
+  // Whose sessions those of a client are whom Admit() named so: without keys nobody can be told from another.
+  [[nodiscard]] std::string OwnerOf(const std::string& admitted) const { return keys_.empty() ? "" : admitted; }
 
  private:
   std::vector<std::string> keys_;

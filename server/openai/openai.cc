@@ -241,7 +241,7 @@ class OpenAi : public transports::http::Api {
     if (request.path == kCompletions || request.path == kChat) {
       Generate(request, client, state);
     } else {
-      Result<std::string> whole = IsSessions(request.path)   ? Session(request, OwnerOf(client))
+      Result<std::string> whole = IsSessions(request.path)   ? Session(request, options_.keys.OwnerOf(client))
                                   : request.path == kTokenize ? Tokenize(request)
                                                               : Detokenize(request);
       const std::lock_guard lock(state->mutex);
@@ -252,11 +252,6 @@ class OpenAi : public transports::http::Api {
       }
     }
     state->wake();
-  }
-
-  // Whose sessions a client's are. Without keys nobody can be told from another.
-  [[nodiscard]] std::string OwnerOf(const std::string& client) const {
-    return options_.keys.is_empty() ? "" : client;
   }
 
   Result<std::string> Session(const ApiRequest& request, const std::string& owner) const {
@@ -270,8 +265,7 @@ class OpenAi : public transports::http::Api {
     if (request.path == kSessions) {
       HOLO_ASSIGN_OR_RETURN(const NewSession asked, ParseNewSession(Bytes(request.body)));
       HOLO_ASSIGN_OR_RETURN(auto model, service_.Find(asked.model));
-      std::random_device device;
-      const std::uint64_t seed = asked.seed ? *asked.seed : std::uint64_t{device()} << 32 | device();
+      const std::uint64_t seed = asked.seed ? *asked.seed : completion::SeedByChance();
       HOLO_ASSIGN_OR_RETURN(const auto info, sessions.Create(owner, std::move(model), seed));
       return Dump(ToJson(info));
     }
@@ -291,7 +285,7 @@ class OpenAi : public transports::http::Api {
     if (asked) {
       completion::Request own = asked->request;
       own.client = client;
-      own.owner = OwnerOf(client);
+      own.owner = options_.keys.OwnerOf(client);
       reply = service_.Submit(std::move(own), state->wake);
     } else {
       reply = tl::unexpected(asked.error());

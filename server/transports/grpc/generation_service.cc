@@ -57,6 +57,7 @@ void ReadOptions(const v1::GenerationOptions& options, completion::Request& requ
 Result<completion::Request> ToRequest(const v1::GenerateRequest& asked) {
   completion::Request request;
   request.model = asked.model();
+  request.session = asked.session();
   switch (asked.prompt_case()) {
     case v1::GenerateRequest::kText:
       request.prompts.emplace_back(asked.text());
@@ -262,7 +263,8 @@ class GenerateReactor final : public TextReactor<::grpc::ServerWriteReactor<v1::
   using TextReactor::TextReactor;
 
   static GenerateReactor* Make(::grpc::CallbackServerContext* context, const v1::GenerateRequest* asked,
-                               const Result<std::string>& client, completion::Service& service, LiveCalls& live) {
+                               const Result<std::string>& client, const std::string& owner,
+                               completion::Service& service, LiveCalls& live) {
     const auto reactor = std::make_shared<GenerateReactor>(live);
     reactor->self_ = reactor;
     Result<completion::Request> request = ToRequest(*asked);
@@ -271,6 +273,7 @@ class GenerateReactor final : public TextReactor<::grpc::ServerWriteReactor<v1::
       return reactor.get();
     }
     request->client = *client;
+    request->owner = owner;
     SetDeadline(*context, *request);
     const bool has_tokens = asked->options().has_logprobs();
     const auto shared = std::make_shared<completion::Request>(std::move(*request));
@@ -410,6 +413,25 @@ template <typename Work>
   return reactor;
 }
 
+template <typename Work>
+::grpc::ServerUnaryReactor* GenerationService::AnswerLater(::grpc::CallbackServerContext* context, Work work) {
+  ::grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  const Result<std::string> client = Admit(*context);
+  if (!client) {
+    reactor->Finish(ToStatus(client.error()));
+    return reactor;
+  }
+  // Request, response and reactor are there until Finish().
+  const bool is_posted = service_.Post([reactor, work = std::move(work), owner = keys_.OwnerOf(*client)] {
+    const Result<void> done = work(owner);
+    reactor->Finish(done ? ::grpc::Status::OK : ToStatus(done.error()));
+  });
+  if (!is_posted) {
+    reactor->Finish(ToStatus({Code::kResourceExhausted, "queue: expected room for another request, found none"}));
+  }
+  return reactor;
+}
+
 ::grpc::ServerUnaryReactor* GenerationService::Models(::grpc::CallbackServerContext* context, const v1::ModelsRequest*,
                                                       v1::ModelsResponse* response) {
   return Answer(context, [&]() -> Result<void> {
@@ -427,7 +449,8 @@ template <typename Work>
 
 ::grpc::ServerWriteReactor<v1::GenerateResponse>* GenerationService::Generate(::grpc::CallbackServerContext* context,
                                                                               const v1::GenerateRequest* request) {
-  return GenerateReactor::Make(context, request, Admit(*context), service_, live_);
+  const Result<std::string> client = Admit(*context);
+  return GenerateReactor::Make(context, request, client, client ? keys_.OwnerOf(*client) : "", service_, live_);
 }
 
 ::grpc::ServerBidiReactor<v1::ChatRequest, v1::GenerateResponse>* GenerationService::Chat(
@@ -458,6 +481,70 @@ template <typename Work>
     }
     response->set_text(model->Decode(std::vector<tokenizer::TokenId>(request->tokens().begin(), request->tokens().end())));
     return {};
+  });
+}
+
+namespace {
+
+void Write(const completion::SessionInfo& info, v1::Session& out) {
+  out.set_id(info.id);
+  out.set_model(info.model);
+  out.set_created_unix(info.created_unix);
+  out.set_used_unix(info.used_unix);
+  out.set_turns(info.turns);
+  out.set_tokens(info.tokens);
+  out.set_parked_bytes(info.parked_bytes);
+  out.set_is_saved(info.is_saved);
+}
+
+Result<void> Write(const Result<completion::SessionInfo>& info, v1::Session& out) {
+  if (!info) return tl::unexpected(info.error());
+  Write(*info, out);
+  return {};
+}
+
+}  // namespace
+
+::grpc::ServerUnaryReactor* GenerationService::CreateSession(::grpc::CallbackServerContext* context,
+                                                             const v1::CreateSessionRequest* request,
+                                                             v1::Session* response) {
+  return AnswerLater(context, [this, request, response](const std::string& owner) -> Result<void> {
+    HOLO_ASSIGN_OR_RETURN(auto model, service_.Find(request->model()));
+    const std::uint64_t seed = request->has_seed() ? request->seed() : completion::SeedByChance();
+    return Write(service_.sessions().Create(owner, std::move(model), seed), *response);
+  });
+}
+
+::grpc::ServerUnaryReactor* GenerationService::GetSession(::grpc::CallbackServerContext* context,
+                                                          const v1::GetSessionRequest* request,
+                                                          v1::Session* response) {
+  return AnswerLater(context, [this, request, response](const std::string& owner) {
+    return Write(service_.sessions().Find(owner, request->id()), *response);
+  });
+}
+
+::grpc::ServerUnaryReactor* GenerationService::ListSessions(::grpc::CallbackServerContext* context,
+                                                            const v1::ListSessionsRequest*,
+                                                            v1::ListSessionsResponse* response) {
+  return AnswerLater(context, [this, response](const std::string& owner) -> Result<void> {
+    for (const completion::SessionInfo& info : service_.sessions().List(owner)) Write(info, *response->add_sessions());
+    return {};
+  });
+}
+
+::grpc::ServerUnaryReactor* GenerationService::SaveSession(::grpc::CallbackServerContext* context,
+                                                           const v1::SaveSessionRequest* request,
+                                                           v1::Session* response) {
+  return AnswerLater(context, [this, request, response](const std::string& owner) {
+    return Write(service_.sessions().Save(owner, request->id()), *response);
+  });
+}
+
+::grpc::ServerUnaryReactor* GenerationService::DeleteSession(::grpc::CallbackServerContext* context,
+                                                             const v1::DeleteSessionRequest* request,
+                                                             v1::DeleteSessionResponse*) {
+  return AnswerLater(context, [this, request](const std::string& owner) {
+    return service_.sessions().Delete(owner, request->id());
   });
 }
 

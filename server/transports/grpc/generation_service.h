@@ -23,6 +23,18 @@ class GenerationService final : public v1::Generation::CallbackService {
                                        v1::TokenizeResponse* response) override;
   ::grpc::ServerUnaryReactor* Detokenize(::grpc::CallbackServerContext* context, const v1::DetokenizeRequest* request,
                                          v1::DetokenizeResponse* response) override;
+  ::grpc::ServerUnaryReactor* CreateSession(::grpc::CallbackServerContext* context,
+                                            const v1::CreateSessionRequest* request, v1::Session* response) override;
+  ::grpc::ServerUnaryReactor* GetSession(::grpc::CallbackServerContext* context, const v1::GetSessionRequest* request,
+                                         v1::Session* response) override;
+  ::grpc::ServerUnaryReactor* ListSessions(::grpc::CallbackServerContext* context,
+                                           const v1::ListSessionsRequest* request,
+                                           v1::ListSessionsResponse* response) override;
+  ::grpc::ServerUnaryReactor* SaveSession(::grpc::CallbackServerContext* context, const v1::SaveSessionRequest* request,
+                                          v1::Session* response) override;
+  ::grpc::ServerUnaryReactor* DeleteSession(::grpc::CallbackServerContext* context,
+                                            const v1::DeleteSessionRequest* request,
+                                            v1::DeleteSessionResponse* response) override;
 
   void WaitForNone() { live_.WaitForNone(); }
 
@@ -31,6 +43,9 @@ class GenerationService final : public v1::Generation::CallbackService {
   [[nodiscard]] Result<std::string> Admit(const ::grpc::CallbackServerContext& context) const;
   template <typename Work>
   ::grpc::ServerUnaryReactor* Answer(::grpc::CallbackServerContext* context, const Work& work);
+  // work(owner) where files may be read and written.
+  template <typename Work>
+  ::grpc::ServerUnaryReactor* AnswerLater(::grpc::CallbackServerContext* context, Work work);
 
   completion::Service& service_;
   const completion::ApiKeys keys_;

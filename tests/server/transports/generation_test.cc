@@ -248,5 +248,68 @@ TEST_CASE("where there are keys, calls say one") {
   }
 }
 
+// The status of a unary call, with a key where it is not empty.
+template <typename Call>
+::grpc::StatusCode StatusOf(const std::string& key, const Call& call) {
+  ::grpc::ClientContext context;
+  if (!key.empty()) context.AddMetadata("authorization", "Bearer " + key);
+  return call(&context).error_code();
+}
+
+TEST_CASE("a session is made, gone on with, listed, not saved without a folder, and deleted") {
+  Fixture fixture(256, completion::ApiKeys({"one", "two"}));
+  v1::Generation::Stub& stub = *fixture.stub;
+  v1::CreateSessionRequest create;
+  create.set_seed(40);
+  v1::Session session;
+  using ::grpc::StatusCode;
+  CHECK(StatusOf("", [&](auto* context) { return stub.CreateSession(context, create, &session); }) ==
+        StatusCode::UNAUTHENTICATED);
+  CHECK(StatusOf("one", [&](auto* context) { return stub.CreateSession(context, create, &session); }) ==
+        StatusCode::OK);
+  CHECK(session.model() == "tiny");
+  std::vector<std::string> texts;
+  for (const char* prompt : {"the end", " of it"}) {
+    v1::GenerateRequest request = TextOf(prompt, 9, 0);
+    request.mutable_options()->clear_seed();
+    request.set_session(session.id());
+    ::grpc::ClientContext context;
+    context.AddMetadata("authorization", "Bearer one");
+    const auto reader = stub.Generate(&context, request);
+    std::string text;
+    v1::GenerateResponse response;
+    while (reader->Read(&response)) text += response.text();
+    CHECK(reader->Finish().ok());
+    texts.push_back(text);
+  }
+  CHECK(texts[0] == testing::Write(*fixture.tiny.service, testing::TextRequest("the end", 9, 40)).texts[0]);
+  v1::GetSessionRequest get;
+  get.set_id(session.id());
+  CHECK(StatusOf("two", [&](auto* context) { return stub.GetSession(context, get, &session); }) ==
+        StatusCode::NOT_FOUND);
+  CHECK(StatusOf("one", [&](auto* context) { return stub.GetSession(context, get, &session); }) == StatusCode::OK);
+  CHECK(session.turns() == 2);
+  CHECK(session.parked_bytes() > 0);
+  for (const auto& [key, count] : {std::pair{"one", 1}, std::pair{"two", 0}}) {
+    v1::ListSessionsResponse list;
+    const std::string name = key;
+    CHECK(StatusOf(name, [&](auto* context) { return stub.ListSessions(context, {}, &list); }) == StatusCode::OK);
+    CHECK(list.sessions_size() == count);
+  }
+  v1::SaveSessionRequest save;
+  save.set_id(session.id());
+  CHECK(StatusOf("one", [&](auto* context) { return stub.SaveSession(context, save, &session); }) ==
+        StatusCode::FAILED_PRECONDITION);
+  v1::DeleteSessionRequest remove;
+  remove.set_id(session.id());
+  v1::DeleteSessionResponse removed;
+  CHECK(StatusOf("two", [&](auto* context) { return stub.DeleteSession(context, remove, &removed); }) ==
+        StatusCode::NOT_FOUND);
+  CHECK(StatusOf("one", [&](auto* context) { return stub.DeleteSession(context, remove, &removed); }) ==
+        StatusCode::OK);
+  CHECK(StatusOf("one", [&](auto* context) { return stub.GetSession(context, get, &session); }) ==
+        StatusCode::NOT_FOUND);
+}
+
 }  // namespace
 }  // namespace holo::transports::grpc_transport
