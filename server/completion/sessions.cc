@@ -165,8 +165,8 @@ std::vector<std::uint8_t> SerialiseSession(const SavedSession& session) {
   writer.WriteU32(static_cast<std::uint32_t>(session.state.tokens.size()));
   for (const tokenizer::TokenId token : session.state.tokens) writer.WriteU32(token);
   writer.WriteU64(session.state.memory ? session.state.memory->size() : 0);
-  if (session.state.memory) writer.WriteSpan(*session.state.memory);
   writer.WriteSpan(bytes::Sha256(writer.bytes()));
+  if (session.state.memory) writer.WriteSpan(*session.state.memory);
   return writer.Take();
 }
 
@@ -183,21 +183,34 @@ Result<SavedSession> ParseSession(std::span<const std::uint8_t> content, std::st
     return Fail(Code::kUnimplemented, where + ": expected version " + std::to_string(kVersion) + " of sessions, found " +
                                           std::to_string(version));
   }
-  if (content.size() < least + 32 ||
-      !std::ranges::equal(bytes::Sha256(content.first(content.size() - 32)), content.last(32))) {
-    return Fail(Code::kDataLoss, where + ": expected the checksum that it ends with, found another one: it is damaged or "
-                                         "cut off");
-  }
   HOLO_ASSIGN_OR_RETURN(const std::uint32_t header_bytes, reader.ReadU32());
   if (header_bytes > kMaxHeaderBytes) {
     return Fail(Code::kDataLoss, where + ": expected a header of at most " + std::to_string(kMaxHeaderBytes) +
                                      " bytes, found " + std::to_string(header_bytes));
   }
   HOLO_ASSIGN_OR_RETURN(const auto text, reader.ReadSpan(header_bytes));
+  HOLO_ASSIGN_OR_RETURN(const std::uint32_t count, reader.ReadU32());
+  if (count > kMaxTokens || std::uint64_t{count} * 4 > reader.remaining()) {
+    return Fail(Code::kDataLoss, where + ": expected tokens that fit the file, found " + std::to_string(count));
+  }
+  SavedSession session;
+  session.state.tokens.resize(count);
+  for (tokenizer::TokenId& token : session.state.tokens) {
+    HOLO_ASSIGN_OR_RETURN(token, reader.ReadU32());
+  }
+  HOLO_ASSIGN_OR_RETURN(const std::uint64_t memory_bytes, reader.ReadU64());
+  const auto checked = content.first(kMagic.size() + reader.offset());
+  HOLO_ASSIGN_OR_RETURN(const auto checksum, reader.ReadSpan(sizeof(Digest)));
+  if (!std::ranges::equal(bytes::Sha256(checked), checksum)) {
+    return Fail(Code::kDataLoss, where + ": expected its checksum, found another one: it is damaged");
+  }
+  if (memory_bytes != reader.remaining()) {
+    return Fail(Code::kDataLoss, where + ": expected " + std::to_string(memory_bytes) + " bytes of memory, found " +
+                                     std::to_string(reader.remaining()) + ": it is damaged");
+  }
   HOLO_ASSIGN_OR_RETURN(const json root, holo::json::Parse(text, name));
   if (!root.is_object()) return Fail(Code::kDataLoss, where + ": expected an object as header");
   const Header header(root, name);
-  SavedSession session;
   HOLO_ASSIGN_OR_RETURN(session.id, header.Text("id"));
   if (!IsId(session.id)) return Fail(Code::kDataLoss, where + ": id: expected that of a session");
   HOLO_ASSIGN_OR_RETURN(session.owner, header.Text("owner"));
@@ -211,20 +224,6 @@ Result<SavedSession> ParseSession(std::span<const std::uint8_t> content, std::st
   HOLO_ASSIGN_OR_RETURN(session.state.seed, header.Number("seed"));
   HOLO_ASSIGN_OR_RETURN(session.state.turns, header.Number("turns"));
   HOLO_ASSIGN_OR_RETURN(session.state.messages, header.Messages());
-  HOLO_ASSIGN_OR_RETURN(const std::uint32_t count, reader.ReadU32());
-  if (count > kMaxTokens || std::uint64_t{count} * 4 > reader.remaining()) {
-    return Fail(Code::kDataLoss, where + ": expected tokens that fit the file, found " + std::to_string(count));
-  }
-  session.state.tokens.resize(count);
-  for (tokenizer::TokenId& token : session.state.tokens) {
-    HOLO_ASSIGN_OR_RETURN(token, reader.ReadU32());
-  }
-  HOLO_ASSIGN_OR_RETURN(const std::uint64_t memory_bytes, reader.ReadU64());
-  if (memory_bytes + 32 != reader.remaining()) {
-    return Fail(Code::kDataLoss, where + ": expected " + std::to_string(memory_bytes) +
-                                     " bytes of memory before the checksum, found " +
-                                     std::to_string(reader.remaining()) + " with it");
-  }
   if (memory_bytes > 0) {
     HOLO_ASSIGN_OR_RETURN(const auto memory, reader.ReadSpan(memory_bytes));
     session.state.memory = std::make_shared<const std::vector<std::uint8_t>>(memory.begin(), memory.end());

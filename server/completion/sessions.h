@@ -71,7 +71,8 @@ struct SavedSession {
   SessionState state;
 };
 [[nodiscard]] std::vector<std::uint8_t> SerialiseSession(const SavedSession& session);
-// kDataLoss for damage, kUnimplemented for another version, with what was expected and found. `name` is the file's.
+// kDataLoss for damage, kUnimplemented for another version, with what was expected and found. `name` is the file's. The
+// memory is not looked at: kv_cache::RestoreCache() does that when it is used, and tokens are read again where it fails.
 [[nodiscard]] Result<SavedSession> ParseSession(std::span<const std::uint8_t> bytes, std::string_view name);
 
 class Sessions {

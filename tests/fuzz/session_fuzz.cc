@@ -9,9 +9,17 @@
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace holo;
   std::vector<std::uint8_t> bytes(data, data + size);
-  if (size > 32) {
-    const auto digest = bytes::Sha256({data, size - 32});
-    std::copy(digest.begin(), digest.end(), bytes.end() - 32);
+  // Where the checksum is, as FORMAT.md says.
+  const auto u32 = [&](std::size_t at) -> std::size_t {
+    if (at > size || size - at < 4) return size;
+    return bytes[at] | bytes[at + 1] << 8 | bytes[at + 2] << 16 | std::size_t{bytes[at + 3]} << 24;
+  };
+  const std::size_t header = u32(12);
+  const std::size_t tokens = u32(16 + header);
+  const std::size_t at = 20 + header + 4 * tokens + 8;
+  if (at <= size && size - at >= 32) {
+    const auto digest = bytes::Sha256({data, at});
+    std::copy(digest.begin(), digest.end(), bytes.begin() + static_cast<std::ptrdiff_t>(at));
   }
   const auto session = completion::ParseSession(bytes, "fuzz");
   if (session) {

@@ -100,7 +100,7 @@ TEST_CASE("a saved session that is cut off, damaged or of another version is ref
     CHECK(cut.error().code == Code::kDataLoss);
     CHECK(cut.error().message.starts_with("cut.session"));
   }
-  for (std::size_t at = 0; at < whole.size(); ++at) {
+  for (std::size_t at = 0; at < whole.size() - Example().state.memory->size(); ++at) {
     std::vector<std::uint8_t> damaged = whole;
     damaged[at] ^= 0x10;
     const auto refused = ParseSession(damaged, "x");
@@ -275,6 +275,30 @@ TEST_CASE("ids do not lead out of the folder, and damaged files are refused") {
   REQUIRE(folder.Write("saved/sess-0123456789abcdefghijklmnopqrstuv.session", "HOLOSESS"));
   CHECK(sessions.Find(kOwner, "sess-0123456789abcdefghijklmnopqrstuv").error().code == Code::kDataLoss);
   CHECK(sessions.List(kOwner).empty());
+}
+
+TEST_CASE("a session whose saved memory is damaged goes on with the same text") {
+  const testing::TemporaryFolder folder;
+  std::string id;
+  Written expected;
+  {
+    TinyService tiny(With(folder / "saved"), Roomy());
+    id = tiny.service->sessions().Create(kOwner, tiny.service->models()[0], 40).value().id;
+    REQUIRE_FALSE(Write(*tiny.service, Turn(id, kLong)).failure);
+    REQUIRE(tiny.service->sessions().Save(kOwner, id));
+    expected = Write(*tiny.service, Turn(id, " And then", 30));
+  }
+  const std::filesystem::path file = folder / ("saved/" + id + ".session");
+  auto content = files::ReadFile(file).value();
+  content[content.size() - 100] ^= 1;
+  REQUIRE(files::AtomicWrite(file, content));
+  Options options = With(folder / "saved");
+  std::string logged;
+  options.log = [&](const std::string& line) { logged += line; };
+  TinyService again(options, Roomy());
+  CHECK(Write(*again.service, Turn(id, " And then", 30)).texts == expected.texts);
+  CHECK(again.service->statistics().restored_tokens == 0);
+  CHECK(logged.find("read again") != std::string::npos);
 }
 
 TEST_CASE("a full disk while saving keeps the session and an older file") {
