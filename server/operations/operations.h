@@ -47,6 +47,7 @@ struct ServerOptions {
   std::uint64_t model_memory_mib = 2048;  // of all texts that are being written
   std::uint32_t max_batch = 32;           // texts that are written together
   std::uint32_t max_queue = 64;           // requests that wait
+  std::uint32_t max_per_client = 0;       // texts of one key, or one address without keys; 0: no limit
   std::uint32_t prompt_chunk = 64;        // tokens of prompts in one step
   std::uint32_t default_max_tokens = 1024;  // of a conversation's reply
   std::filesystem::path sessions;            // a folder for saved sessions of texts; empty: none are saved

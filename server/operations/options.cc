@@ -77,6 +77,11 @@ void Declare(CLI::App& app, Parsed& parsed, std::filesystem::path& folder) {
   app.add_option("--max-queue", options.max_queue, "Requests for text that may wait; others are refused")
       ->check(CLI::Range(1u, 100'000u))
       ->capture_default_str();
+  app.add_option("--max-per-client", options.max_per_client,
+                 "Texts that one API key, or one address where there are none, may have at a time, waiting ones counted; "
+                 "0: no limit")
+      ->check(CLI::Range(0u, 100'000u))
+      ->capture_default_str();
   app.add_option("--prompt-chunk", options.prompt_chunk,
                  "Tokens of prompts that are read in one step, while others are written")
       ->check(CLI::Range(1u, 65'536u))

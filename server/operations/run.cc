@@ -119,6 +119,7 @@ Result<std::unique_ptr<completion::Service>> OpenModels(const ServerOptions& opt
   settings.sessions.directory = options.sessions;
   settings.sessions.parked_bytes = options.session_memory_mib << 20;
   settings.limits.max_running = options.max_batch;
+  settings.limits.max_of_client = options.max_per_client;
   settings.limits.max_queued = options.max_queue;
   settings.limits.memory_bytes = options.model_memory_mib << 20;
   settings.limits.prompt_tokens = options.prompt_chunk;

@@ -13,6 +13,16 @@ Result<JobId> Scheduler::Submit(Job job) {
                                          std::to_string(sequence.memory_bytes) + "; ask for fewer tokens");
     }
   }
+  if (limits_.max_of_client > 0) {
+    std::size_t own = job.sequences.size();
+    for (const auto& [id, entry] : jobs_) {
+      if (entry.client == job.client) own += entry.members.size();
+    }
+    if (own > limits_.max_of_client) {
+      return Fail(Code::kResourceExhausted, "client: expected at most " + std::to_string(limits_.max_of_client) +
+                                                " texts of one client at a time, found " + std::to_string(own));
+    }
+  }
   if (queued_ >= limits_.max_queued) {
     return Fail(Code::kResourceExhausted, "queue: expected fewer than " + std::to_string(limits_.max_queued) +
                                               " requests that wait, found " + std::to_string(queued_));

@@ -35,6 +35,7 @@ using JobId = std::uint64_t;
 struct Limits {
   std::size_t max_running = 32;                         // sequences in one step
   std::size_t max_queued = 64;                          // jobs of which nothing runs yet
+  std::size_t max_of_client = 0;                        // sequences of one client's jobs; 0: no limit
   std::uint64_t memory_bytes = std::uint64_t{1} << 30;  // of all that run
   std::size_t prompt_tokens = 64;                       // of all prompts together in one step, at least 1
 };

@@ -346,6 +346,12 @@ def keys_are_asked_for(folder, a):
             found = server.ask("/v1/models", headers=headers)
             check(found[0] == status, f"key {key}: expected {status}, found {found}")
         check(server.ask("/healthz")[0] == 200, "expected health without a key")
+    with TextServer(a, "--api-key", "first", "--api-key", "second", "--max-per-client", "2") as server:
+        body = {"prompt": "x", "n": 3, "max_tokens": 1}
+        status, headers, answer = server.ask("/v1/completions", body, {"Authorization": "Bearer first"})
+        check(status == 429 and headers["Retry-After"] and "at most 2" in answer["error"]["message"], f"found {answer}")
+        status, _, answer = server.ask("/v1/completions", dict(body, n=2), {"Authorization": "Bearer second"})
+        check(status == 200, f"expected 200, found {status} {answer}")
 
 
 def hostile_requests_are_refused_and_cost_nothing(folder, a):

@@ -119,6 +119,28 @@ TEST_CASE("the queue is bounded in requests that have not begun") {
   CHECK(fake.scheduler.Submit(OneText("c", 1)));
 }
 
+TEST_CASE("a client has no more texts at a time than it may, and others are not concerned") {
+  Limits limits;
+  limits.max_of_client = 3;
+  Fake fake(limits);
+  Job two = OneText("a", 1);
+  two.sequences.push_back(two.sequences.front());
+  fake.Submit(two, 2);
+  (void)fake.Step();  // running ones count like those that wait
+  const JobId third = fake.Submit(OneText("a", 1), 2);
+  const auto refused = fake.scheduler.Submit(OneText("a", 1));
+  REQUIRE_FALSE(refused);
+  CHECK(refused.error().code == Code::kResourceExhausted);
+  CHECK(refused.error().message.starts_with("client"));
+  fake.Submit(OneText("b", 1), 1);
+  fake.scheduler.Cancel(third);
+  fake.Submit(OneText("a", 1), 1);
+  while (!fake.Step().empty()) {
+  }
+  // What has ended does not count.
+  CHECK(fake.scheduler.Submit(two).has_value());
+}
+
 TEST_CASE("clients take turns, however much one of them asks for") {
   Limits limits;
   limits.max_running = 2;
