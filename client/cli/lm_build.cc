@@ -78,7 +78,7 @@ Result<void> Build(Options options, const Globals& globals) {
   HOLO_ASSIGN_OR_RETURN(const std::filesystem::path path, PathOf(options.model));
   if (model_directory::IsCompressed(path)) {
     return Fail(Code::kInvalidArgument,
-                path.string() + ": expected a GPT-2 directory, found a compressed model; build from its base model");
+                path.string() + ": expected a model, found a compressed one; build from its base model");
   }
   HOLO_ASSIGN_OR_RETURN(const model_directory::Base base, model_directory::OpenBase(path));
   const weights::Config& config = base.weights.config();
@@ -94,11 +94,12 @@ Result<void> Build(Options options, const Globals& globals) {
     return Fail(Code::kInvalidArgument,
                 "bytes-per-token: it is for the method latent, found --method " + options.method);
   }
-  if (options.k > config.width) {
-    return Fail(Code::kInvalidArgument, "k: expected 1 to " + std::to_string(config.width) +
-                                            ", the width of this model, found " + std::to_string(options.k));
+  const auto key_width = static_cast<std::uint32_t>(config.key_width());
+  if (options.k > key_width) {
+    return Fail(Code::kInvalidArgument, "k: expected 1 to " + std::to_string(key_width) +
+                                            ", the width of this model's keys, found " + std::to_string(options.k));
   }
-  if (options.k == 0) options.k = std::max(1u, config.width / 8);
+  if (options.k == 0) options.k = std::max(1u, key_width / 8);
   model_directory::Manifest manifest;
   std::error_code error;
   const std::filesystem::path canonical = std::filesystem::canonical(path, error);
@@ -169,11 +170,12 @@ void AddBuild(CLI::App& app, const Globals& globals, Action& action) {
                    "keys and values as they are")
       ->check(CLI::IsMember({"latent", "report", "z-int8", "z-int4", "fp32", "fp16", "int8", "int4"}))
       ->capture_default_str();
-  auto* k = command
-                ->add_option("-k,--k", options->k,
-                             "report: components of keys and of values kept, 1 to the model's width; latent: the bytes "
-                             "that these would take, 4 k for each layer (default: an eighth of the width)")
-                ->check(CLI::Range(1u, kv_cache::kMaxWidth));
+  auto* k =
+      command
+          ->add_option("-k,--k", options->k,
+                       "report: components of keys and of values kept, 1 to the width of its keys; latent: the bytes "
+                       "that these would take, 4 k for each layer (default: an eighth of that width)")
+          ->check(CLI::Range(1u, kv_cache::kMaxWidth));
   command->add_option("--bytes-per-token", options->bytes_per_token, "latent: what a token may take in all layers")
       ->check(IsNumber(1, 1e9))
       ->excludes(k);

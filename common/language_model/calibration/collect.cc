@@ -1,3 +1,4 @@
+#include <Eigen/Core>
 #include <algorithm>
 #include <cmath>
 
@@ -7,138 +8,137 @@ namespace holo::calibration {
 namespace {
 
 // Of every so many queries one is looked at: they are plenty, and each costs an attention of its own.
-constexpr std::size_t kQueryStride = 8;
+constexpr Eigen::Index kQueryStride = 8;
+
+using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+using Stride = Eigen::OuterStride<>;
+using Floats =
+    Eigen::Map<const Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>, Eigen::Unaligned, Stride>;
 
 // W_o W_o^T of one head, [head_width, head_width]: |x W_o|^2 = x P x^T.
-std::vector<double> OutputMetric(const transformer::AttentionWeights& weights, std::size_t head, std::size_t head_width,
-                                 std::size_t width) {
-  std::vector<double> metric(head_width * head_width);
-  for (std::size_t i = 0; i < head_width; ++i) {
-    const float* a = weights.projection.data() + (head * head_width + i) * width;
-    for (std::size_t j = 0; j <= i; ++j) {
-      const float* b = weights.projection.data() + (head * head_width + j) * width;
-      double sum = 0;
-      for (std::size_t o = 0; o < width; ++o) sum += double{a[o]} * b[o];
-      metric[i * head_width + j] = metric[j * head_width + i] = sum;
-    }
-  }
-  return metric;
-}
-
-double Form(const std::vector<double>& metric, std::span<const double> a, std::span<const double> b) {
-  double sum = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    double row = 0;
-    for (std::size_t j = 0; j < b.size(); ++j) row += metric[i * b.size() + j] * b[j];
-    sum += a[i] * row;
-  }
-  return sum;
+Matrix OutputMetric(const transformer::AttentionWeights& weights, std::size_t head, std::size_t head_width,
+                    std::size_t width) {
+  const Floats projection(weights.projection.data() + head * head_width * width, static_cast<Eigen::Index>(head_width),
+                          static_cast<Eigen::Index>(width), Stride(static_cast<Eigen::Index>(width)));
+  const Matrix own = projection.cast<double>();
+  return own * own.transpose();
 }
 
 // Keys drawn for each query where they are rotated.
-constexpr std::size_t kDrawnKeys = 2;
+constexpr Eigen::Index kDrawnKeys = 2;
 
-// What one head's queries say about the cost of errors; a window's rows, from its first token on.
-void AddHead(const transformer::LayerView& view, std::size_t head, std::size_t key_head, std::size_t head_width,
-             std::size_t width, const kv_cache::Rotation* rotation, const std::vector<double>& metric,
-             LayerStatistics& statistics) {
-  const std::size_t rows = view.rows;
-  std::vector<float> rotated;
-  if (rotation != nullptr) {
-    rotated.resize(rows * head_width);
-    for (std::size_t row = 0; row < rows; ++row) {
-      float* const to = rotated.data() + row * head_width;
-      std::copy_n(view.keys + row * view.key_stride + key_head * head_width, head_width, to);
-      rotation->Turn(row, 1, to);
+// One head's keys and values of a window, as attention sees them, and what its queries say about the cost of errors.
+class Head {
+ public:
+  Head(const transformer::LayerView& view, std::size_t head, std::size_t key_head, std::size_t head_width,
+       std::size_t width, const kv_cache::Rotation* rotation, const Matrix& metric)
+      : view_(view),
+        head_(head),
+        head_width_(static_cast<Eigen::Index>(head_width)),
+        width_(width),
+        rotation_(rotation),
+        metric_(metric),
+        turned_(head_width) {
+    const auto rows = static_cast<Eigen::Index>(view.rows);
+    keys_.resize(rows, head_width_);
+    for (Eigen::Index row = 0; row < rows; ++row) {
+      keys_.row(row) = At(view.keys + static_cast<std::size_t>(row) * view.key_stride + key_head * head_width, row);
+    }
+    values_ = Floats(view.values + key_head * head_width, rows, head_width_,
+                     Stride(static_cast<Eigen::Index>(view.key_stride)))
+                  .cast<double>();
+    values_in_metric_ = values_ * metric;
+    norms_ = values_in_metric_.cwiseProduct(values_).rowwise().sum();
+  }
+
+  void Add(LayerStatistics& statistics) {
+    // Together, so that few products are of rows that come after their query.
+    constexpr Eigen::Index kTogether = 16;
+    const Eigen::Index count = keys_.rows() / kQueryStride;
+    for (Eigen::Index first = 0; first < count; first += kTogether) {
+      AddQueries(first, std::min(kTogether, count - first), statistics);
     }
   }
-  const auto key = [&](std::size_t row) {
-    return rotation != nullptr ? rotated.data() + row * head_width
-                               : view.keys + row * view.key_stride + key_head * head_width;
-  };
-  const auto value = [&](std::size_t row) { return view.values + row * view.key_stride + key_head * head_width; };
-  std::vector<double> norms(rows);  // of v W_o, squared
-  std::vector<double> wide(head_width);
-  for (std::size_t row = 0; row < rows; ++row) {
-    std::copy_n(value(row), head_width, wide.begin());
-    norms[row] = Form(metric, wide, wide);
+
+ private:
+  static Eigen::Index RowOf(Eigen::Index query) { return kQueryStride * (query + 1) - 1; }
+
+  Eigen::RowVectorXd At(const float* from, Eigen::Index row) {
+    std::copy_n(from, head_width_, turned_.data());
+    if (rotation_ != nullptr) rotation_->Turn(static_cast<std::size_t>(row), 1, turned_.data());
+    return turned_.cast<double>();
   }
-  const double scale = 1 / std::sqrt(static_cast<double>(head_width));
-  std::vector<double> attention(rows);
-  std::vector<double> mean(head_width);
-  std::vector<double> mean_in_metric(head_width);
-  double* const moments = statistics.query_moments.data() + head * head_width * head_width;
-  std::vector<float> turned(head_width);
-  std::vector<double> weights(rows);
-  for (std::size_t row = kQueryStride - 1; row < rows; row += kQueryStride) {
-    const float* query = view.queries + row * width + head * head_width;
-    if (rotation != nullptr) {
-      std::copy_n(query, head_width, turned.begin());
-      rotation->Turn(row, 1, turned.data());
-      query = turned.data();
+
+  void AddQueries(Eigen::Index first_query, Eigen::Index count, LayerStatistics& statistics) {
+    Matrix queries(count, head_width_);
+    for (Eigen::Index i = 0; i < count; ++i) {
+      const Eigen::Index row = RowOf(first_query + i);
+      queries.row(i) =
+          At(view_.queries + static_cast<std::size_t>(row) * width_ + head_ * static_cast<std::size_t>(turned_.size()),
+             row);
     }
-    double largest = -1e300;
-    for (std::size_t j = 0; j <= row; ++j) {
-      // In float32, as the model itself would; what is made of it is summed in double.
-      float score = 0;
-      for (std::size_t i = 0; i < head_width; ++i) score += query[i] * key(j)[i];
-      attention[j] = score * scale;
-      largest = std::max(largest, attention[j]);
+    const Eigen::Index rows = RowOf(first_query + count - 1) + 1;
+    Matrix attention = queries * keys_.topRows(rows).transpose() / std::sqrt(static_cast<double>(head_width_));
+    for (Eigen::Index i = 0; i < count; ++i) {
+      const Eigen::Index seen = RowOf(first_query + i) + 1;
+      auto own = attention.row(i).head(seen);
+      own.array() = (own.array() - own.maxCoeff()).exp();
+      own /= own.sum();
+      attention.row(i).tail(rows - seen).setZero();
     }
-    double total = 0;
-    for (std::size_t j = 0; j <= row; ++j) total += attention[j] = std::exp(attention[j] - largest);
-    std::fill(mean.begin(), mean.end(), 0.0);
-    for (std::size_t j = 0; j <= row; ++j) {
-      attention[j] /= total;
-      for (std::size_t i = 0; i < head_width; ++i) mean[i] += attention[j] * value(j)[i];
-    }
-    for (std::size_t i = 0; i < head_width; ++i) {
+    const Matrix means = attention * values_.topRows(rows);
+    const Matrix products = means * values_in_metric_.topRows(rows).transpose();
+    const Eigen::VectorXd norms_of_means = (means * metric_).cwiseProduct(means).rowwise().sum();
+
+    // Queries times the root of their weights.
+    Matrix drawn = Matrix::Zero(rotation_ == nullptr ? count : count * kDrawnKeys, head_width_);
+    for (Eigen::Index i = 0; i < count; ++i) {
+      const Eigen::Index row = RowOf(first_query + i);
+      const Eigen::Index exact = std::min<Eigen::Index>(kv_cache::kExactTokens, row + 1);
+      const Eigen::Index coded = row + 1 - exact;
+      const Eigen::RowVectorXd squares = attention.row(i).segment(exact, coded).cwiseAbs2();
+      const Eigen::RowVectorXd distances =
+          (norms_.segment(exact, coded).transpose() - 2 * products.row(i).segment(exact, coded)).array() +
+          norms_of_means[i];
+      const Eigen::RowVectorXd weights = squares.cwiseProduct(distances.cwiseMax(0));
+      const double moved = weights.sum();
+      const Eigen::Map<const Eigen::RowVectorXf> hidden(view_.hidden + static_cast<std::size_t>(row) * width_,
+                                                        static_cast<Eigen::Index>(width_));
+      const double residual = 1e-12 + hidden.cast<double>().squaredNorm();
+      statistics.value_weights[head_] += squares.sum() / residual;
+      if (rotation_ == nullptr) {
+        drawn.row(i) = queries.row(i) * std::sqrt(moved / residual);
+        continue;
+      }
+      if (!(moved > 0)) continue;
+      // Evenly spaced in the sum of weights, from a place that differs from query to query.
+      const double start = std::fmod(static_cast<double>(row) * 0.6180339887498949, 1.0);
       double sum = 0;
-      for (std::size_t j = 0; j < head_width; ++j) sum += metric[i * head_width + j] * mean[j];
-      mean_in_metric[i] = sum;
-    }
-    double norm_of_mean = 0;
-    for (std::size_t i = 0; i < head_width; ++i) norm_of_mean += mean[i] * mean_in_metric[i];
-    double squares = 0;
-    double moved = 0;
-    for (std::size_t j = std::min(kv_cache::kExactTokens, row + 1); j <= row; ++j) {
-      double product = 0;
-      for (std::size_t i = 0; i < head_width; ++i) product += value(j)[i] * mean_in_metric[i];
-      const double square = attention[j] * attention[j];
-      squares += square;
-      weights[j] = square * std::max(0.0, norms[j] - 2 * product + norm_of_mean);
-      moved += weights[j];
-    }
-    double residual = 1e-12;
-    for (std::size_t i = 0; i < width; ++i)
-      residual += double{view.hidden[row * width + i]} * view.hidden[row * width + i];
-    statistics.value_weights[head] += squares / residual;
-    const double weight = moved / residual;
-    const auto add = [&](const float* of, double weighted) {
-      for (std::size_t i = 0; i < head_width; ++i) {
-        for (std::size_t j = 0; j < head_width; ++j) moments[i * head_width + j] += weighted * of[i] * of[j];
-      }
-    };
-    if (rotation == nullptr) {
-      add(query, weight);
-      continue;
-    }
-    if (!(moved > 0)) continue;
-    // Evenly spaced in the sum of weights, from a place that differs from query to query.
-    const double start = std::fmod(static_cast<double>(row) * 0.6180339887498949, 1.0);
-    double sum = 0;
-    std::size_t drawn = 0;
-    std::vector<float> back(head_width);
-    for (std::size_t j = std::min(kv_cache::kExactTokens, row + 1); j <= row && drawn < kDrawnKeys; ++j) {
-      sum += weights[j];
-      for (; drawn < kDrawnKeys && (static_cast<double>(drawn) + start) / kDrawnKeys * moved < sum; ++drawn) {
-        std::copy_n(query, head_width, back.begin());
-        rotation->TurnBack(j, back.data());
-        add(back.data(), weight / kDrawnKeys);
+      Eigen::Index number = 0;
+      for (Eigen::Index j = 0; j < coded && number < kDrawnKeys; ++j) {
+        sum += weights[j];
+        for (; number < kDrawnKeys && (static_cast<double>(number) + start) / kDrawnKeys * moved < sum; ++number) {
+          turned_ = queries.row(i).cast<float>();
+          rotation_->TurnBack(static_cast<std::size_t>(exact + j), turned_.data());
+          drawn.row(i * kDrawnKeys + number) = turned_.cast<double>() * std::sqrt(moved / residual / kDrawnKeys);
+        }
       }
     }
+    Eigen::Map<Matrix> moments(statistics.query_moments.data() + head_ * static_cast<std::size_t>(metric_.size()),
+                               head_width_, head_width_);
+    moments.noalias() += drawn.transpose() * drawn;
   }
-}
+
+  const transformer::LayerView& view_;
+  const std::size_t head_;
+  const Eigen::Index head_width_;
+  const std::size_t width_;
+  const kv_cache::Rotation* const rotation_;
+  const Matrix& metric_;  // of a value's error
+  Eigen::RowVectorXf turned_;
+  Matrix keys_, values_, values_in_metric_;  // [rows, head_width]
+  Eigen::VectorXd norms_;                    // of v W_o, squared
+};
 
 }  // namespace
 
@@ -153,7 +153,7 @@ Result<Statistics> Collect(const transformer::Model& model, const weights::Weigh
   const std::size_t heads = config.heads;
   const std::size_t head_width = config.head_width();
   Statistics statistics;
-  std::vector<std::vector<double>> metrics;  // [layer * heads + head]
+  std::vector<Matrix> metrics;  // [layer * heads + head]
   for (std::size_t layer = 0; layer < config.layers; ++layer) {
     HOLO_ASSIGN_OR_RETURN(const transformer::AttentionWeights attention, transformer::LoadAttention(weights, layer));
     for (std::size_t head = 0; head < heads; ++head)
@@ -179,8 +179,9 @@ Result<Statistics> Collect(const transformer::Model& model, const weights::Weigh
         }
       } else {
         const std::size_t head = task - 2;
-        AddHead(view, head, head * config.keys() / heads, head_width, width, model.rotation().get(),
-                metrics[view.layer * heads + head], layer);
+        Head(view, head, head * config.keys() / heads, head_width, width, model.rotation().get(),
+             metrics[view.layer * heads + head])
+            .Add(layer);
       }
     });
   };
@@ -191,7 +192,7 @@ Result<Statistics> Collect(const transformer::Model& model, const weights::Weigh
     const transformer::Sequence sequence{tokens.subspan(from, count), &cache, false};
     HOLO_RETURN_IF_ERROR(model.Forward({&sequence, 1}, workspace, pool, observe));
     statistics.tokens += count;
-    statistics.queries += count / kQueryStride;
+    statistics.queries += count / static_cast<std::size_t>(kQueryStride);
     if (progress && !progress(static_cast<double>(from + count) / static_cast<double>(tokens.size()))) {
       return Fail(Code::kCancelled, "calibration: cancelled");
     }

@@ -104,7 +104,9 @@ Result<Geometry> ReadGeometry(bytes::ByteReader& reader, std::string_view name) 
   return geometry;
 }
 
-Result<BasisLayer> ReadLayer(bytes::ByteReader& reader, Method method, std::uint64_t width, std::string_view name) {
+Result<BasisLayer> ReadLayer(bytes::ByteReader& reader, Method method, const Geometry& geometry,
+                             std::string_view name) {
+  const std::uint64_t width = method == Method::kReport ? geometry.key_width() : geometry.width();
   BasisLayer layer;
   HOLO_ASSIGN_OR_RETURN(const std::uint32_t ranks, reader.ReadU32());
   layer.rank = ranks & 0xFFFF;
@@ -125,9 +127,11 @@ Result<BasisLayer> ReadLayer(bytes::ByteReader& reader, Method method, std::uint
   if (latent) {
     HOLO_ASSIGN_OR_RETURN(const std::span<const std::uint8_t> bits, reader.ReadSpan(layer.rank / kGroup));
     layer.bits.assign(bits.begin(), bits.end());
+    const unsigned least = layer.key_rank > 0 ? 0 : 1;
     for (const std::uint8_t count : layer.bits) {
-      if (count < 1 || count > 8) {
-        return Fail(Code::kDataLoss, std::string(name) + ": expected 1 to 8 bits, found " + std::to_string(count));
+      if (count < least || count > 8) {
+        return Fail(Code::kDataLoss, std::string(name) + ": expected " + std::to_string(least) + " to 8 bits, found " +
+                                         std::to_string(count));
       }
     }
   }
@@ -230,7 +234,7 @@ Result<Basis> ParseBasis(std::span<const std::uint8_t> bytes, std::string_view n
   HOLO_ASSIGN_OR_RETURN(const std::span<const std::uint8_t> text, reader.ReadSpan(text_bytes));
   basis.calibration.assign(reinterpret_cast<const char*>(text.data()), text.size());
   for (std::uint32_t i = 0; i < basis.geometry.layers; ++i) {
-    HOLO_ASSIGN_OR_RETURN(BasisLayer layer, ReadLayer(reader, basis.method, basis.geometry.width(), name));
+    HOLO_ASSIGN_OR_RETURN(BasisLayer layer, ReadLayer(reader, basis.method, basis.geometry, name));
     basis.layers.push_back(std::move(layer));
   }
   if (basis.method == Method::kStored) {

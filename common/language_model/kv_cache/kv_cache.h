@@ -202,13 +202,15 @@ inline constexpr std::uint32_t kMaxLayers = 1024;
 
 struct BasisLayer {
   std::uint32_t rank = 0;          // latent: a multiple of kGroup; report: of keys and of values each
-  // Keys are made of the first so many coordinates; 0: of all. Where keys are rotated, they are rebuilt for every tile,
-  // so few coordinates pay. Latent: a multiple of kGroup.
+  // Keys are made of the first so many coordinates, values of the others; 0: both of all. Where keys are rotated, they
+  // are rebuilt for every tile, so few coordinates pay. Latent: a multiple of kGroup.
   std::uint32_t key_rank = 0;
-  std::vector<float> mean;         // [width]; report: [2, width], keys and values
-  std::vector<float> encoder;      // [width, rank]; report: [2, width, rank], columns orthonormal
+  std::vector<float> mean;         // [width]; report: [2, key_width], keys and values
+  std::vector<float> encoder;      // [width, rank]; report: [2, key_width, rank], columns orthonormal
   std::vector<float> decoder;      // [rank, width]; report: empty, as it is the encoder's transpose
-  std::vector<std::uint8_t> bits;  // latent: [rank / kGroup], 1..8; others: empty
+  // Latent: [rank / kGroup], 1..8; with a key rank also 0: only the first kExactTokens tokens have this group, of
+  // others it is 0. Others: empty.
+  std::vector<std::uint8_t> bits;
   // Stored: [rank], below 64; class c is a deviation of 2^((c - 16) / 4) steps. Others: empty.
   std::vector<std::uint8_t> classes;
 

@@ -4,7 +4,7 @@
 // value_bias, as the weights sum to 1.
 //
 // A rotated key is not that: the rotation differs from token to token. Then a tile's keys are rebuilt from the first
-// coordinates and rotated, its values rebuilt from all, and attention is what it is for plain caches.
+// coordinates and rotated, its values rebuilt from the others, and attention is what it is for plain caches.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -23,7 +23,8 @@ struct LayerMaps {
   std::vector<Matrix> values;   // for each head: dims -> head_width
   // With a rotation instead, for each head of keys: coordinates -> head_width rounded up.
   std::vector<Matrix> rebuilt_keys, rebuilt_values;
-  std::size_t coordinates = 0;  // rank, rounded up
+  std::size_t coordinates = 0;  // of keys and values together, rounded up
+  std::size_t first_of_values = 0;
 };
 
 // out [rows, columns] = a [rows, inner] b [inner, columns], summed in double.
@@ -157,10 +158,9 @@ class ProjectedScheme : public Scheme {
       const std::size_t key_rank = from.key_rank == 0 ? from.rank : from.key_rank;
       LayerMaps maps;
       maps.coordinates = compute::RoundUp(from.rank, compute::kPanel);
-      for (std::size_t head = 0; head < geometry().keys(); ++head) {
-        maps.rebuilt_keys.push_back(Rebuild(keys, key_offset, key_rank, head, dims_.back()));
-        maps.rebuilt_values.push_back(Rebuild(values, offset, from.rank, head, dims_.back()));
-      }
+      maps.first_of_values = from.key_rank;
+      maps.rebuilt_keys = Rebuild(std::span(keys).first(key_rank * key_width), key_offset);
+      maps.rebuilt_values = Rebuild(std::span(values).subspan(from.key_rank * key_width), offset);
       maps_.push_back(std::move(maps));
     } else {
       dims_.push_back(compute::RoundUp(from.rank, compute::kPanel));
@@ -195,8 +195,8 @@ class ProjectedScheme : public Scheme {
     }
     std::fill(values + tokens * dims, values + kBlockTokens * dims, 0.0f);
     compute::TransposeTile(values, dims, keys);
-    compute::MultiplyRows(maps.rebuilt_values[part], coordinates, maps.coordinates, tokens, values, dims,
-                          compute::Store::kReplace);
+    compute::MultiplyRows(maps.rebuilt_values[part], coordinates + maps.first_of_values, maps.coordinates, tokens,
+                          values, dims, compute::Store::kReplace);
     return {keys, values};
   }
   // Where coordinates go: into the tile itself where attention is computed on them.
@@ -207,6 +207,25 @@ class ProjectedScheme : public Scheme {
     return rotation_ == nullptr ? dims_[layer] : maps_[layer].coordinates;
   }
 
+  // For all heads of keys, from so many coordinates, of which `map` [rank, key_width] says what they add to `offset`.
+  std::vector<Matrix> Rebuild(std::span<const float> map, std::span<const float> offset) const {
+    const std::size_t head_width = geometry().head_width;
+    const std::size_t key_width = geometry().key_width();
+    const std::size_t rank = map.size() / key_width;
+    const std::size_t dims = compute::RoundUp(head_width, compute::kPanel);
+    std::vector<Matrix> rebuilt;
+    for (std::size_t first = 0; first < key_width; first += head_width) {
+      std::vector<float> own(rank * dims);
+      for (std::size_t i = 0; i < rank; ++i) {
+        std::copy_n(map.data() + i * key_width + first, head_width, own.data() + i * dims);
+      }
+      std::vector<float> bias(dims);
+      std::copy_n(offset.data() + first, head_width, bias.data());
+      rebuilt.push_back(Matrix::Pack(compute::WeightType::kF32, rank, dims, own, bias, arena_));
+    }
+    return rebuilt;
+  }
+
   std::shared_ptr<const Rotation> rotation_;  // null where positions are learned
   std::vector<std::size_t> dims_;             // of each layer
   std::vector<LayerMaps> maps_;
@@ -214,24 +233,11 @@ class ProjectedScheme : public Scheme {
   std::shared_ptr<compute::Arena> arena_;      // of all these matrices
 
  private:
-  // The columns of one head of [rank, key_width], from `rank` coordinates to `dims`.
-  Matrix Rebuild(const std::vector<float>& map, const std::vector<float>& offset, std::size_t rank, std::size_t head,
-                 std::size_t dims) const {
-    const std::size_t head_width = geometry().head_width;
-    std::vector<float> own(rank * dims);
-    for (std::size_t i = 0; i < rank; ++i) {
-      std::copy_n(map.data() + i * geometry().key_width() + head * head_width, head_width, own.data() + i * dims);
-    }
-    std::vector<float> bias(dims);
-    std::copy_n(offset.data() + head * head_width, head_width, bias.data());
-    return Matrix::Pack(compute::WeightType::kF32, rank, dims, own, bias, arena_);
-  }
-
   std::size_t heads_together_ = 6;
 };
 
-// One layer of a block: kBlockTokens records, each a byte of scale for every group and then the groups' codes; behind
-// them, in a sequence's first block, kExactTokens rows of coordinates in half precision.
+// One layer of a block: kBlockTokens records, each a byte of scale for every group with bits and then the groups'
+// codes; behind them, in a sequence's first block, kExactTokens rows of coordinates in half precision.
 class LatentScheme final : public ProjectedScheme {
  public:
   LatentScheme(const Basis& basis, std::span<const LayerWeights> weights, std::shared_ptr<const Rotation> rotation)
@@ -242,9 +248,15 @@ class LatentScheme final : public ProjectedScheme {
       const BasisLayer& from = basis.layers[layer];
       AddLatentLayer(from, weights[layer]);
       bits_.push_back(from.bits);
-      std::size_t record = from.bits.size();
-      for (const std::uint8_t bits : from.bits) record += 4 * bits;
+      std::size_t record = 0;
+      std::size_t scales = 0;
+      for (const std::uint8_t bits : from.bits) {
+        record += 4 * bits;
+        scales += bits > 0 ? 1 : 0;
+      }
+      record += scales;
       record_bytes_.push_back(record);
+      scale_bytes_.push_back(scales);
       other_blocks.push_back(record * kBlockTokens);
       first_block.push_back(record * kBlockTokens + kExactTokens * from.rank * sizeof(std::uint16_t));
     }
@@ -262,9 +274,9 @@ class LatentScheme final : public ProjectedScheme {
   void Write(std::size_t layer, std::size_t block, std::size_t place, const Rows&, std::size_t, const float* prepared,
              std::uint8_t* stored) const override {
     std::uint8_t* scale = stored + place * record_bytes_[layer];
-    std::uint8_t* codes = scale + bits_[layer].size();
+    std::uint8_t* codes = scale + scale_bytes_[layer];
     for (const std::uint8_t bits : bits_[layer]) {
-      *scale++ = EncodeGroup(prepared, bits, codes);
+      if (bits > 0) *scale++ = EncodeGroup(prepared, bits, codes);
       prepared += kGroup;
       codes += 4 * bits;
     }
@@ -285,9 +297,13 @@ class LatentScheme final : public ProjectedScheme {
         continue;
       }
       const std::uint8_t* scale = stored + token * record_bytes_[layer];
-      const std::uint8_t* codes = scale + bits_[layer].size();
+      const std::uint8_t* codes = scale + scale_bytes_[layer];
       for (const std::uint8_t bits : bits_[layer]) {
-        compute::ExpandPlanes(codes, bits, scales_[*scale++], out);
+        if (bits > 0) {
+          compute::ExpandPlanes(codes, bits, scales_[*scale++], out);
+        } else {
+          std::fill(out, out + kGroup, 0.0f);
+        }
         out += kGroup;
         codes += 4 * bits;
       }
@@ -354,7 +370,7 @@ class LatentScheme final : public ProjectedScheme {
   }
 
   std::vector<std::vector<std::uint8_t>> bits_;
-  std::vector<std::size_t> record_bytes_;
+  std::vector<std::size_t> record_bytes_, scale_bytes_;
   std::array<float, 256> scales_{};
 };
 
@@ -451,16 +467,17 @@ class StoredScheme final : public ProjectedScheme {
   std::vector<std::uint8_t> table_;
 };
 
-// One layer of a block: keys [rank, 32] and values [32, rank] in half precision.
+// One layer of a block, in half precision: keys [rank, 32] and values [32, rank]; with a rotation [32, 2, rank], the
+// components of a token's key before it is rotated, and of its value.
 class ReportScheme final : public ProjectedScheme {
  public:
-  explicit ReportScheme(const Basis& basis) : ProjectedScheme(basis, nullptr) {
-    const std::size_t width = geometry().width();
+  ReportScheme(const Basis& basis, std::shared_ptr<const Rotation> rotation)
+      : ProjectedScheme(basis, std::move(rotation)) {
+    const std::size_t width = geometry().key_width();
     std::vector<std::size_t> bytes;
     for (const BasisLayer& from : basis.layers) {
       const std::size_t rank = from.rank;
       ranks_.push_back(rank);
-      dims_.push_back(compute::RoundUp(rank, compute::kPanel));
       const std::span<const float> encoder = from.encoder;
       const std::span<const float> mean = from.mean;
       std::vector<float> transposed[2];
@@ -474,10 +491,21 @@ class ReportScheme final : public ProjectedScheme {
         encoders.push_back(Matrix::Pack(compute::WeightType::kF32, width, rank, own,
                                         CentringBias(mean.subspan(which * width, width), own, rank), arena_));
       }
-      maps_.push_back(
-          MakeMaps(geometry(), rank, dims_.back(), transposed[0], transposed[1], mean.subspan(width, width), arena_));
       encoders_.push_back(std::move(encoders));
       bytes.push_back(2 * rank * kBlockTokens * sizeof(std::uint16_t));
+      if (rotation_ != nullptr) {
+        dims_.push_back(compute::RoundUp(geometry().head_width, compute::kPanel));
+        LayerMaps maps;
+        maps.coordinates = compute::RoundUp(2 * rank, compute::kPanel);
+        maps.first_of_values = rank;
+        maps.rebuilt_keys = Rebuild(transposed[0], mean.first(width));
+        maps.rebuilt_values = Rebuild(transposed[1], mean.last(width));
+        maps_.push_back(std::move(maps));
+      } else {
+        dims_.push_back(compute::RoundUp(rank, compute::kPanel));
+        maps_.push_back(
+            MakeMaps(geometry(), rank, dims_.back(), transposed[0], transposed[1], mean.last(width), arena_));
+      }
     }
     SetLayerBytes(bytes, bytes);
   }
@@ -505,15 +533,26 @@ class ReportScheme final : public ProjectedScheme {
              std::uint8_t* stored) const override {
     const std::size_t rank = ranks_[layer];
     auto* keys = reinterpret_cast<std::uint16_t*>(stored);
+    if (rotation_ != nullptr) {
+      compute::ToHalf(prepared, 2 * rank, keys + place * 2 * rank);
+      return;
+    }
     for (std::size_t i = 0; i < rank; ++i) compute::ToHalf(prepared + i, 1, keys + i * kBlockTokens + place);
     compute::ToHalf(prepared + rank, rank, keys + rank * kBlockTokens + place * rank);
   }
 
-  Tile Expand(std::size_t layer, std::size_t, std::size_t, std::size_t, const std::uint8_t* stored,
+  Tile Expand(std::size_t layer, std::size_t part, std::size_t block, std::size_t tokens, const std::uint8_t* stored,
               float* scratch) const override {
     const std::size_t rank = ranks_[layer];
-    const std::size_t dims = dims_[layer];
     const auto* halves = reinterpret_cast<const std::uint16_t*>(stored);
+    if (rotation_ != nullptr) {
+      float* const both = CoordinatesIn(layer, scratch);
+      for (std::size_t token = 0; token < tokens; ++token) {
+        compute::FromHalf(halves + token * 2 * rank, 2 * rank, both + token * coordinates(layer));
+      }
+      return FromCoordinates(layer, part, block, tokens, scratch);
+    }
+    const std::size_t dims = dims_[layer];
     float* const keys = scratch;
     float* const values = scratch + dims * kBlockTokens;
     compute::FromHalf(halves, rank * kBlockTokens, keys);
@@ -569,20 +608,22 @@ Result<std::shared_ptr<const Scheme>> MakeProjectedScheme(const Basis& basis, st
                                             " layers, " + std::to_string(width) + " wide, found " +
                                             std::to_string(layers.size()) + " layers or another width");
   }
-  if (rotation == nullptr ? key_width != width : basis.method == Method::kReport) {
+  if (rotation == nullptr && key_width != width) {
     return Fail(Code::kUnimplemented,
-                std::string("basis: expected ") +
-                    (rotation == nullptr ? "a head of keys for each of queries, as keys are not rotated"
-                                         : "the method latent or stored, as keys are rotated") +
-                    ", found " + std::to_string(basis.geometry.keys()) + " heads of keys and " +
-                    std::string(MethodName(basis.method)));
+                "basis: expected a head of keys for each of queries, as keys are not rotated, found " +
+                    std::to_string(basis.geometry.keys()) + " for " + std::to_string(basis.geometry.heads));
+  }
+  for (const BasisLayer& layer : basis.layers) {
+    if (rotation != nullptr || layer.key_rank == 0) continue;
+    return Fail(Code::kInvalidArgument,
+                "basis: expected a key rank of 0, as keys are not rotated, found " + std::to_string(layer.key_rank));
   }
   if (rotation != nullptr && rotation->head_width() != basis.geometry.head_width) {
     return Fail(Code::kInvalidArgument, "basis: expected heads of " + std::to_string(rotation->head_width()) +
                                             ", as the rotation has, found " +
                                             std::to_string(basis.geometry.head_width));
   }
-  if (basis.method == Method::kReport) return std::make_shared<ReportScheme>(basis);
+  if (basis.method == Method::kReport) return std::make_shared<ReportScheme>(basis, std::move(rotation));
   if (basis.method == Method::kStored) return std::make_shared<StoredScheme>(basis, layers, std::move(rotation));
   return std::make_shared<LatentScheme>(basis, layers, std::move(rotation));
 }

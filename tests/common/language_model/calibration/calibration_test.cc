@@ -181,14 +181,32 @@ TEST_CASE("a Llama's memory is saved and restored, in every scheme, and its stat
   }
 }
 
-TEST_CASE("methods that have no form for rotated keys are refused by name") {
-  Calibrated calibrated(1, 1000, testing::GoldenLlama("tied"));
-  for (const auto& refused : {MakeReportBasis(calibrated.statistics, calibrated.weights, 8, calibrated.Request()),
-                              MakeIdentityBasis(calibrated.statistics, calibrated.weights, 8, calibrated.Request())}) {
-    REQUIRE_FALSE(refused.has_value());
-    CHECK(refused.error().code == Code::kUnimplemented);
-    CHECK(refused.error().message.find("rotated") != std::string::npos);
+TEST_CASE("the report's components of rotated keys lose nothing at full rank, and more with fewer") {
+  Calibrated calibrated(1, 2000, testing::GoldenLlama("scaled"));
+  double last = -1;
+  for (const std::uint32_t k : {16u, 12u, 4u}) {
+    CAPTURE(k);
+    const auto basis = MakeReportBasis(calibrated.statistics, calibrated.weights, k, calibrated.Request()).value();
+    CHECK(kv_cache::ParseBasis(kv_cache::SerialiseBasis(basis), "basis").value() == basis);
+    const auto scheme = MakeScheme(basis, calibrated.weights).value();
+    CHECK(scheme->bytes_per_token() == 2 * 2 * k * 2);
+    const double error = calibrated.Error(scheme);
+    CHECK(error > last);
+    if (k == 16) CHECK(error < 2e-3);
+    last = error;
+    const std::vector<std::uint32_t> tokens = Text(75, 3);
+    CHECK(calibrated.Logits(scheme, tokens, 1) == calibrated.Logits(scheme, tokens, 75));
   }
+  CHECK(MakeReportBasis(calibrated.statistics, calibrated.weights, 17, calibrated.Request()).error().code ==
+        Code::kInvalidArgument);
+}
+
+TEST_CASE("the normalised row itself is no form for rotated keys") {
+  Calibrated calibrated(1, 1000, testing::GoldenLlama("tied"));
+  const auto refused = MakeIdentityBasis(calibrated.statistics, calibrated.weights, 8, calibrated.Request());
+  REQUIRE_FALSE(refused.has_value());
+  CHECK(refused.error().code == Code::kUnimplemented);
+  CHECK(refused.error().message.find("rotated") != std::string::npos);
 }
 
 TEST_CASE("a stored sequence takes what was asked for, and gives the same bits parked and restored") {

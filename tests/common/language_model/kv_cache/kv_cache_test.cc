@@ -131,6 +131,50 @@ Basis ReportExample() {
   return basis;
 }
 
+TEST_CASE("a group without bits is kept of the exact tokens only") {
+  // Keys are the first half of a row, values the second.
+  Basis basis;
+  basis.geometry = {1, 2, 32, 1};
+  basis.calibration = "{}";
+  BasisLayer layer;
+  layer.rank = 64;
+  layer.key_rank = 32;
+  layer.mean.assign(64, 0.5f);
+  layer.encoder.assign(64 * 64, 0.0f);
+  for (std::size_t i = 0; i < 64; ++i) layer.encoder[i * 64 + i] = 1;
+  layer.decoder = layer.encoder;
+  layer.bits = {8, 0};
+  basis.layers = {layer};
+  CHECK(ParseBasis(SerialiseBasis(basis), "basis").value() == basis);
+  LayerWeights weights{std::vector<float>(64 * 32), std::vector<float>(64 * 32), std::vector<float>(32)};
+  for (std::size_t i = 0; i < 32; ++i) weights.key_weights[i * 32 + i] = weights.value_weights[(32 + i) * 32 + i] = 1;
+  const std::vector<double> frequencies(16, 0.25);
+  const auto rotation = std::make_shared<const Rotation>(frequencies, 64);
+  const auto scheme = MakeProjectedScheme(basis, {&weights, 1}, rotation).value();
+  CHECK(scheme->bytes_per_token() == 1 + 32);
+  const std::vector<float> rows = Noise(6 * 64, 3);
+  std::vector<float> coordinates = rows;
+  for (float& value : coordinates) value -= 0.5f;
+  std::vector<std::uint8_t> stored(scheme->block_bytes(0));
+  for (std::size_t token = 0; token < 6; ++token) {
+    scheme->Write(0, 0, token, {}, token, coordinates.data() + token * 64, stored.data());
+  }
+  std::vector<float> scratch(scheme->scratch_floats(0));
+  const Scheme::Tile tile = scheme->Expand(0, 0, 0, 6, stored.data(), scratch.data());
+  for (std::size_t token = 0; token < 6; ++token) {
+    std::vector<float> key(rows.begin() + token * 64, rows.begin() + token * 64 + 32);
+    rotation->Turn(token, 1, key.data());
+    for (std::size_t i = 0; i < 32; ++i) {
+      CHECK(std::abs(tile.keys[i * kBlockTokens + token] - key[i]) < 0.05f);
+      const float value = token < kExactTokens ? rows[token * 64 + 32 + i] : 0.5f;
+      CHECK(std::abs(tile.values[token * 32 + i] - value) < 2e-3f);
+    }
+  }
+  CHECK(MakeProjectedScheme(basis, {&weights, 1}, nullptr).error().code == Code::kUnimplemented);
+  basis.layers[0].key_rank = 0;
+  CHECK(ParseBasis(SerialiseBasis(basis), "basis").error().code == Code::kDataLoss);
+}
+
 TEST_CASE("plain schemes attend as the definition says, as exactly as they store") {
   struct Row {
     const char* name;
