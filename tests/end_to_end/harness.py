@@ -13,7 +13,7 @@ import threading
 import time
 import urllib.request
 
-PATIENCE_S = 600
+PATIENCE_S = 1200
 
 
 class Failure(Exception):
