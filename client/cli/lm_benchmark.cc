@@ -568,9 +568,8 @@ void AddBenchmark(CLI::App& app, const Globals& globals, Action& action) {
       ->capture_default_str();
   command->add_flag("-f,--force", options->force, "Replace an existing plot");
   command->footer(
-      "Quality is measured decoding through the compressed memory, every token predicted once, beside an fp32 one. "
-      "Bytes\n"
-      "count scales and the exact first tokens; bases are counted apart. Speed compares with fp16 keys and values.\n"
+      "Quality is measured decoding through the compressed memory, every token predicted once, beside an fp32 one.\n"
+      "Bytes count scales and the exact first tokens; bases are counted apart. Speed compares with fp16 keys and values.\n"
       "Examples:\n"
       "  holo lm benchmark ./my_model\n"
       "  holo lm benchmark ~/gpt2 --text wiki.test.raw --plot curve.png\n"

@@ -47,7 +47,8 @@ bool IsId(std::string_view id) {
 }
 
 Error NotThere(std::string_view id) {
-  return {Code::kNotFound, "session: expected one of yours, found \"" + tokenizer::ToValidUtf8(id.substr(0, 60)) + "\""};
+  return {Code::kNotFound,
+          "session: expected one of yours, found \"" + tokenizer::ToValidUtf8(id.substr(0, 60)) + "\""};
 }
 
 constexpr std::string_view kRoles[] = {"system", "user", "assistant"};
@@ -170,47 +171,37 @@ std::vector<std::uint8_t> SerialiseSession(const SavedSession& session) {
   return writer.Take();
 }
 
-Result<SavedSession> ParseSession(std::span<const std::uint8_t> content, std::string_view name) {
+namespace {
+
+constexpr std::size_t kPreludeBytes = kMagic.size() + 8;
+
+// The size of the header, from a file's first kPreludeBytes.
+Result<std::uint32_t> ParsePrelude(std::span<const std::uint8_t> content, std::string_view name) {
   const std::string where(name);
-  const std::size_t least = kMagic.size() + 4;
-  if (content.size() < least || !std::equal(kMagic.begin(), kMagic.end(), content.begin())) {
+  if (content.size() < kMagic.size() + 4 || !std::equal(kMagic.begin(), kMagic.end(), content.begin())) {
     return Fail(Code::kDataLoss, where + ": expected a session, which begins with \"" + std::string(kMagic) +
                                      "\", found something else");
   }
   bytes::ByteReader reader(content.subspan(kMagic.size()), name);
   HOLO_ASSIGN_OR_RETURN(const std::uint32_t version, reader.ReadU32());
   if (version != kVersion) {
-    return Fail(Code::kUnimplemented, where + ": expected version " + std::to_string(kVersion) + " of sessions, found " +
-                                          std::to_string(version));
+    return Fail(Code::kUnimplemented, where + ": expected version " + std::to_string(kVersion) +
+                                          " of sessions, found " + std::to_string(version));
   }
   HOLO_ASSIGN_OR_RETURN(const std::uint32_t header_bytes, reader.ReadU32());
   if (header_bytes > kMaxHeaderBytes) {
     return Fail(Code::kDataLoss, where + ": expected a header of at most " + std::to_string(kMaxHeaderBytes) +
                                      " bytes, found " + std::to_string(header_bytes));
   }
-  HOLO_ASSIGN_OR_RETURN(const auto text, reader.ReadSpan(header_bytes));
-  HOLO_ASSIGN_OR_RETURN(const std::uint32_t count, reader.ReadU32());
-  if (count > kMaxTokens || std::uint64_t{count} * 4 > reader.remaining()) {
-    return Fail(Code::kDataLoss, where + ": expected tokens that fit the file, found " + std::to_string(count));
-  }
-  SavedSession session;
-  session.state.tokens.resize(count);
-  for (tokenizer::TokenId& token : session.state.tokens) {
-    HOLO_ASSIGN_OR_RETURN(token, reader.ReadU32());
-  }
-  HOLO_ASSIGN_OR_RETURN(const std::uint64_t memory_bytes, reader.ReadU64());
-  const auto checked = content.first(kMagic.size() + reader.offset());
-  HOLO_ASSIGN_OR_RETURN(const auto checksum, reader.ReadSpan(sizeof(Digest)));
-  if (!std::ranges::equal(bytes::Sha256(checked), checksum)) {
-    return Fail(Code::kDataLoss, where + ": expected its checksum, found another one: it is damaged");
-  }
-  if (memory_bytes != reader.remaining()) {
-    return Fail(Code::kDataLoss, where + ": expected " + std::to_string(memory_bytes) + " bytes of memory, found " +
-                                     std::to_string(reader.remaining()) + ": it is damaged");
-  }
+  return header_bytes;
+}
+
+Result<SavedSession> ParseHeader(std::span<const std::uint8_t> text, std::string_view name) {
+  const std::string where(name);
   HOLO_ASSIGN_OR_RETURN(const json root, holo::json::Parse(text, name));
   if (!root.is_object()) return Fail(Code::kDataLoss, where + ": expected an object as header");
   const Header header(root, name);
+  SavedSession session;
   HOLO_ASSIGN_OR_RETURN(session.id, header.Text("id"));
   if (!IsId(session.id)) return Fail(Code::kDataLoss, where + ": id: expected that of a session");
   HOLO_ASSIGN_OR_RETURN(session.owner, header.Text("owner"));
@@ -224,6 +215,36 @@ Result<SavedSession> ParseSession(std::span<const std::uint8_t> content, std::st
   HOLO_ASSIGN_OR_RETURN(session.state.seed, header.Number("seed"));
   HOLO_ASSIGN_OR_RETURN(session.state.turns, header.Number("turns"));
   HOLO_ASSIGN_OR_RETURN(session.state.messages, header.Messages());
+  return session;
+}
+
+}  // namespace
+
+Result<SavedSession> ParseSession(std::span<const std::uint8_t> content, std::string_view name) {
+  const std::string where(name);
+  HOLO_ASSIGN_OR_RETURN(const std::uint32_t header_bytes, ParsePrelude(content, name));
+  bytes::ByteReader reader(content.subspan(kPreludeBytes), name);
+  HOLO_ASSIGN_OR_RETURN(const auto text, reader.ReadSpan(header_bytes));
+  HOLO_ASSIGN_OR_RETURN(const std::uint32_t count, reader.ReadU32());
+  if (count > kMaxTokens || std::uint64_t{count} * 4 > reader.remaining()) {
+    return Fail(Code::kDataLoss, where + ": expected tokens that fit the file, found " + std::to_string(count));
+  }
+  std::vector<tokenizer::TokenId> tokens(count);
+  for (tokenizer::TokenId& token : tokens) {
+    HOLO_ASSIGN_OR_RETURN(token, reader.ReadU32());
+  }
+  HOLO_ASSIGN_OR_RETURN(const std::uint64_t memory_bytes, reader.ReadU64());
+  const auto checked = content.first(kPreludeBytes + reader.offset());
+  HOLO_ASSIGN_OR_RETURN(const auto checksum, reader.ReadSpan(sizeof(Digest)));
+  if (!std::ranges::equal(bytes::Sha256(checked), checksum)) {
+    return Fail(Code::kDataLoss, where + ": expected its checksum, found another one: it is damaged");
+  }
+  if (memory_bytes != reader.remaining()) {
+    return Fail(Code::kDataLoss, where + ": expected " + std::to_string(memory_bytes) + " bytes of memory, found " +
+                                     std::to_string(reader.remaining()) + ": it is damaged");
+  }
+  HOLO_ASSIGN_OR_RETURN(SavedSession session, ParseHeader(text, name));
+  session.state.tokens = std::move(tokens);
   if (memory_bytes > 0) {
     HOLO_ASSIGN_OR_RETURN(const auto memory, reader.ReadSpan(memory_bytes));
     session.state.memory = std::make_shared<const std::vector<std::uint8_t>>(memory.begin(), memory.end());
@@ -324,7 +345,7 @@ Result<SessionInfo> Sessions::Create(const std::string& owner, std::shared_ptr<c
 }
 
 // With files_mutex_ held.
-Result<std::shared_ptr<Sessions::Record>> Sessions::Load(const std::string& id) const {
+Result<std::shared_ptr<Sessions::Record>> Sessions::Load(const std::string& owner, const std::string& id) const {
   const std::filesystem::path path = PathOf(id);
   HOLO_ASSIGN_OR_RETURN(const auto content, files::ReadFile(path, kMaxFileBytes));
   const std::string name = "session " + id;
@@ -332,6 +353,8 @@ Result<std::shared_ptr<Sessions::Record>> Sessions::Load(const std::string& id) 
   if (saved.id != id) {
     return Fail(Code::kDataLoss, name + ": expected a file of this session, found one of " + saved.id);
   }
+  // Before anything else is told of it.
+  if (saved.owner != owner) return tl::unexpected(NotThere(id));
   std::string names;
   const Model* same_weights = nullptr;
   for (const auto& model : models_) {
@@ -377,8 +400,7 @@ Result<std::shared_ptr<Sessions::Record>> Sessions::Locate(const std::string& ow
   }
   std::error_code ignored;
   if (options_.directory.empty() || !std::filesystem::exists(PathOf(id), ignored)) return tl::unexpected(NotThere(id));
-  HOLO_ASSIGN_OR_RETURN(const std::shared_ptr<Record> record, Load(id));
-  if (record->owner != owner) return tl::unexpected(NotThere(id));
+  HOLO_ASSIGN_OR_RETURN(const std::shared_ptr<Record> record, Load(owner, id));
   const std::lock_guard lock(mutex_);
   if (!MakeRoom()) {
     return Fail(Code::kResourceExhausted,
@@ -397,8 +419,28 @@ Result<SessionInfo> Sessions::Find(const std::string& owner, const std::string& 
   return InfoOf(*record);
 }
 
+// What the beginning of a file says, without its tokens and memory; the checksum is looked at when it is used.
+Result<SessionInfo> Sessions::Glance(const std::string& owner, const std::string& id) const {
+  HOLO_ASSIGN_OR_RETURN(const auto file, files::FileSource::Open(PathOf(id)));
+  std::vector<std::uint8_t> content(kPreludeBytes);
+  HOLO_RETURN_IF_ERROR(file->ReadAt(0, content));
+  HOLO_ASSIGN_OR_RETURN(const std::uint32_t header_bytes, ParsePrelude(content, id));
+  if (header_bytes > file->size()) return Fail(Code::kDataLoss, id + ": expected a whole header, found it cut off");
+  content.resize(header_bytes + sizeof(std::uint32_t));
+  HOLO_RETURN_IF_ERROR(file->ReadAt(kPreludeBytes, content));
+  const std::span<const std::uint8_t> read(content);
+  HOLO_ASSIGN_OR_RETURN(const SavedSession saved, ParseHeader(read.first(header_bytes), id));
+  bytes::ByteReader reader(read.subspan(header_bytes), id);
+  HOLO_ASSIGN_OR_RETURN(const std::uint32_t tokens, reader.ReadU32());
+  const auto model = std::find_if(models_.begin(), models_.end(), [&](const auto& candidate) {
+    return candidate->fingerprint() == saved.fingerprint &&
+           candidate->engine().scheme->identity() == saved.scheme;
+  });
+  if (saved.owner != owner || saved.id != id || model == models_.end()) return tl::unexpected(NotThere(id));
+  return SessionInfo{id, (*model)->name(), saved.created_unix, saved.used_unix, saved.state.turns, tokens, 0, true};
+}
+
 std::vector<SessionInfo> Sessions::List(const std::string& owner) {
-  const std::lock_guard files_lock(files_mutex_);
   std::vector<SessionInfo> list;
   std::vector<std::string> known;
   {
@@ -417,15 +459,11 @@ std::vector<SessionInfo> Sessions::List(const std::string& owner) {
       const std::string id = path.stem().string();
       if (path.extension() != kSuffix || !IsId(id) || std::binary_search(known.begin(), known.end(), id)) continue;
       if (++looked_at > kMaxListed) break;
-      const auto record = Load(id);
-      if (!record || (*record)->owner != owner) continue;
-      SessionInfo info = InfoOf(**record);
-      info.parked_bytes = 0;  // it is not in memory
-      list.push_back(std::move(info));
+      if (auto info = Glance(owner, id)) list.push_back(std::move(*info));
     }
   }
-  std::sort(list.begin(), list.end(), [](const SessionInfo& a, const SessionInfo& b) {
-    return std::tie(a.created_unix, a.id) < std::tie(b.created_unix, b.id);
+  std::sort(list.begin(), list.end(), [](const SessionInfo& x, const SessionInfo& y) {
+    return std::tie(x.created_unix, x.id) < std::tie(y.created_unix, y.id);
   });
   return list;
 }
@@ -437,26 +475,31 @@ Error Busy(const std::string& id) {
 }  // namespace
 
 Result<std::shared_ptr<Sessions::Turn>> Sessions::Begin(const std::string& owner, const std::string& id) {
-  HOLO_ASSIGN_OR_RETURN(const std::shared_ptr<Record> record, Locate(owner, id));
-  const std::lock_guard lock(mutex_);
-  if (record->is_busy) return tl::unexpected(Busy(id));
-  if (!records_.contains(id)) return tl::unexpected(NotThere(id));
-  record->is_busy = true;
-  return std::make_shared<Turn>(*this, record);
+  for (;;) {
+    HOLO_ASSIGN_OR_RETURN(const std::shared_ptr<Record> record, Locate(owner, id));
+    const std::lock_guard lock(mutex_);
+    // Others may have needed its room meanwhile; then it is read from its file again.
+    if (const auto found = records_.find(id); found == records_.end() || found->second != record) continue;
+    if (record->is_busy) return tl::unexpected(Busy(id));
+    record->is_busy = true;
+    return std::make_shared<Turn>(*this, record);
+  }
 }
 
 Result<SessionInfo> Sessions::Save(const std::string& owner, const std::string& id) {
   HOLO_ASSIGN_OR_RETURN(const std::shared_ptr<Record> record, Locate(owner, id));
   if (options_.directory.empty()) {
-    return Fail(Code::kFailedPrecondition, "session: expected a folder for saved sessions (holod --sessions), found none");
+    return Fail(Code::kFailedPrecondition,
+                "session: expected a folder for saved sessions (holod --sessions), found none");
   }
   const std::lock_guard files_lock(files_mutex_);
   SavedSession saved;
   {
     const std::lock_guard lock(mutex_);
     if (record->is_busy) return tl::unexpected(Busy(id));
-    if (!records_.contains(id)) return tl::unexpected(NotThere(id));
     if (record->is_saved) return InfoOf(*record);
+    // What is not saved leaves memory only when it is deleted.
+    if (!records_.contains(id)) return tl::unexpected(NotThere(id));
     saved.state = record->state;
     saved.used_unix = record->used_unix;
   }

@@ -7,7 +7,7 @@
 // Save() writes a session to a file (FORMAT.md): after a restart, and on another server that has the same model with
 // the same memory, it is found by its id. A session belongs to who made it: others are told that it is not there.
 //
-// All members may be called from any thread. Those that may read or write files, Find, List, Begin, Save and Delete, are
+// All members may be called from any thread. Those that may read or write files (Find, List, Begin, Save and Delete) are
 // not for threads that must not be held up.
 #pragma once
 
@@ -125,7 +125,8 @@ class Sessions {
  private:
   [[nodiscard]] std::filesystem::path PathOf(const std::string& id) const;
   [[nodiscard]] Result<std::shared_ptr<Record>> Locate(const std::string& owner, const std::string& id);
-  [[nodiscard]] Result<std::shared_ptr<Record>> Load(const std::string& id) const;
+  [[nodiscard]] Result<std::shared_ptr<Record>> Load(const std::string& owner, const std::string& id) const;
+  [[nodiscard]] Result<SessionInfo> Glance(const std::string& owner, const std::string& id) const;
   [[nodiscard]] SessionInfo InfoOf(const Record& record) const;
   void ShrinkParked();
   bool MakeRoom();

@@ -11,16 +11,11 @@ namespace holo::completion {
 namespace {
 
 using testing::Bell;
+using testing::Ids;
 using testing::TextRequest;
 using testing::TinyService;
 using testing::Write;
 using testing::Written;
-
-std::vector<std::uint32_t> Ids(const std::vector<Token>& tokens) {
-  std::vector<std::uint32_t> ids;
-  for (const Token& token : tokens) ids.push_back(token.id);
-  return ids;
-}
 
 TEST_CASE("a prompt and a seed give the same text alone and among 32 others") {
   TinyService tiny;

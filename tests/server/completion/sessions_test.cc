@@ -11,6 +11,7 @@ namespace holo::completion {
 namespace {
 
 using testing::Bell;
+using testing::Ids;
 using testing::TextRequest;
 using testing::TinyService;
 using testing::Write;
@@ -44,12 +45,6 @@ Request Said(const std::string& session, const std::string& content) {
   request.prompts.clear();
   request.messages.push_back({chat_template::Role::kUser, content});
   return request;
-}
-
-std::vector<std::uint32_t> Ids(const std::vector<Token>& tokens) {
-  std::vector<std::uint32_t> ids;
-  for (const Token& token : tokens) ids.push_back(token.id);
-  return ids;
 }
 
 const std::string kLong = "It was a dark and stormy night, and the rain fell in torrents, except at occasional intervals.";
@@ -196,6 +191,8 @@ TEST_CASE("a saved session goes on after a restart as if there had been none, al
   REQUIRE_FALSE(refused);
   CHECK(refused.error().code == Code::kFailedPrecondition);
   CHECK(refused.error().message.find("model tiny") != std::string::npos);
+  // Who does not own it hears nothing of that.
+  CHECK(elsewhere.service->sessions().Find("key 2", id).error().code == Code::kNotFound);
   const testing::TemporaryFolder models;
   REQUIRE(testing::WriteTinyModel(models, "same", Roomy()));
   model_directory::Options int8;

@@ -46,6 +46,12 @@ struct Written {
   completion::Usage usage;
 };
 
+inline std::vector<std::uint32_t> Ids(const std::vector<completion::Token>& tokens) {
+  std::vector<std::uint32_t> ids;
+  for (const completion::Token& token : tokens) ids.push_back(token.id);
+  return ids;
+}
+
 struct TinyService {
   TemporaryFolder folder;
   std::unique_ptr<completion::Service> service;
