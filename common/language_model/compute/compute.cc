@@ -337,8 +337,4 @@ void NormaliseByRms(const float* x, std::size_t width, float epsilon, const floa
   for (std::size_t i = 0; i < width; ++i) out[i] = x[i] * scale * gain[i];
 }
 
-void GateBySilu(const float* gates, const float* values, std::size_t count, float* out) {
-  for (std::size_t i = 0; i < count; ++i) out[i] = gates[i] / (1 + std::exp(-gates[i])) * values[i];
-}
-
 }  // namespace holo::compute

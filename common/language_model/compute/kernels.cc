@@ -21,6 +21,9 @@ void NormaliseRow(const float* x, std::size_t width, float epsilon, const float*
 void Gelu(float* x, std::size_t count) {
   plain::Gelu(x, count);
 }
+void GateBySilu(const float* gates, const float* values, std::size_t count, float* out) {
+  plain::GateBySilu(gates, values, count, out);
+}
 void AttendTile(const AttentionRows& rows, const float* keys, const float* values, const std::uint8_t* visible) {
   plain::AttendTile(rows, keys, values, visible);
 }
@@ -90,6 +93,9 @@ void Normalise(const float* x, std::size_t width, float epsilon, const float* ga
 }
 void GeluVectors(float* x, std::size_t count) {
   plain::Gelu(x, count);
+}
+void SiluVectors(const float* gates, const float* values, std::size_t count, float* out) {
+  plain::GateBySilu(gates, values, count, out);
 }
 void Attend(const AttentionRows& rows, const float* keys, const float* values, const std::uint8_t* visible) {
   plain::AttendTile(rows, keys, values, visible);
@@ -478,6 +484,26 @@ void GeluVectors(float* x, std::size_t count) {
     const VF power = hn::Min(hn::Mul(scale, inner), hn::Set(d, 88.0f));
     hn::StoreU(hn::Div(value, hn::Add(one, hn::Exp(d, power))), d, x + i);
   }
+}
+
+void SiluVectors(const float* gates, const float* values, std::size_t count, float* out) {
+  const F32 d;
+  const VF one = hn::Set(d, 1.0f);
+  // Exp knows no argument below -88 or so that is not 0, and overflows above.
+  const auto gated = [&](VF gate, VF value) HWY_ATTR {
+    const VF power = hn::Clamp(hn::Neg(gate), hn::Set(d, -88.0f), hn::Set(d, 88.0f));
+    return hn::Mul(hn::Div(gate, hn::Add(one, hn::Exp(d, power))), value);
+  };
+  std::size_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    hn::StoreU(gated(hn::LoadU(d, gates + i), hn::LoadU(d, values + i)), d, out + i);
+  }
+  if (i == count) return;
+  float padded[2][kLanes] = {};
+  std::copy(gates + i, gates + count, padded[0]);
+  std::copy(values + i, values + count, padded[1]);
+  hn::StoreU(gated(hn::LoadU(d, padded[0]), hn::LoadU(d, padded[1])), d, padded[0]);
+  std::copy(padded[0], padded[0] + (count - i), out + i);
 }
 
 // out [kRows][kPanels * 16] (+)= x [kRows, inputs] by as many columns of `columns`, whose rows are `stride` apart.
@@ -1050,6 +1076,7 @@ HWY_EXPORT(Panels);
 HWY_EXPORT(RoundBlocks);
 HWY_EXPORT(Normalise);
 HWY_EXPORT(GeluVectors);
+HWY_EXPORT(SiluVectors);
 HWY_EXPORT(Attend);
 HWY_EXPORT(HalfFrom);
 HWY_EXPORT(HalfTo);
@@ -1075,6 +1102,9 @@ void NormaliseRow(const float* x, std::size_t width, float epsilon, const float*
 }
 void Gelu(float* x, std::size_t count) {
   HWY_DYNAMIC_DISPATCH(GeluVectors)(x, count);
+}
+void GateBySilu(const float* gates, const float* values, std::size_t count, float* out) {
+  HWY_DYNAMIC_DISPATCH(SiluVectors)(gates, values, count, out);
 }
 void AttendTile(const AttentionRows& rows, const float* keys, const float* values, const std::uint8_t* visible) {
   HWY_DYNAMIC_DISPATCH(Attend)(rows, keys, values, visible);

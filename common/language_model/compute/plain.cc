@@ -126,6 +126,10 @@ void Gelu(float* x, std::size_t count) {
   }
 }
 
+void GateBySilu(const float* gates, const float* values, std::size_t count, float* out) {
+  for (std::size_t i = 0; i < count; ++i) out[i] = gates[i] / (1 + std::exp(-gates[i])) * values[i];
+}
+
 void AttendTile(const AttentionRows& rows, const float* keys, const float* values, const std::uint8_t* visible) {
   for (std::size_t row = 0; row < rows.rows; ++row) {
     if (visible[row] == 0) continue;

@@ -35,6 +35,7 @@ void MultiplyPanels(const PanelJob& job);
 void RoundToInt8(const float* from, std::size_t inputs, std::int8_t* codes, float* scales, std::int32_t* offsets);
 void NormaliseRow(const float* x, std::size_t width, float epsilon, const float* gain, const float* bias, float* out);
 void Gelu(float* x, std::size_t count);
+void GateBySilu(const float* gates, const float* values, std::size_t count, float* out);
 void AttendTile(const AttentionRows& rows, const float* keys, const float* values, const std::uint8_t* visible);
 void ToHalf(const float* values, std::size_t count, std::uint16_t* out);
 void FromHalf(const std::uint16_t* values, std::size_t count, float* out);

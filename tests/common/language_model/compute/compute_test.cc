@@ -165,6 +165,22 @@ TEST_CASE("The vector kernels agree with the plain ones") {
   for (std::size_t i = 0; i < fast.size(); ++i) CHECK(std::abs(fast[i] - slow[i]) <= 1e-6 * (1 + std::abs(slow[i])));
 }
 
+TEST_CASE("the vector kernel gates as the plain one does, at every count and far from 0") {
+  for (const std::size_t count : {1, 15, 16, 50}) {
+    CAPTURE(count);
+    std::vector<float> gates = Noise(count, 5, 12);
+    gates[0] = -1e20f;
+    if (count > 2) gates[1] = 1e4f, gates[2] = 0;
+    const std::vector<float> values = Noise(count, 6);
+    std::vector<float> fast = values;
+    std::vector<float> slow(count);
+    GateBySilu(gates.data(), fast.data(), count, fast.data());
+    plain::GateBySilu(gates.data(), values.data(), count, slow.data());
+    CHECK(std::abs(fast[0]) < 1e-15f);
+    for (std::size_t i = 0; i < count; ++i) CHECK(std::abs(fast[i] - slow[i]) <= 1e-6f * (1 + std::abs(slow[i])));
+  }
+}
+
 TEST_CASE("codes of every width come back, and the vector kernels expand them as the plain ones do") {
   std::mt19937 random(1);
   for (unsigned bits = 1; bits <= 8; ++bits) {
