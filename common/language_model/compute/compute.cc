@@ -329,6 +329,35 @@ void PackPlanes(const std::uint8_t* values, unsigned bits, std::uint8_t* codes) 
   }
 }
 
+CodeMap CodeMap::Pack(std::span<const CodedGroup> groups, std::span<const float> weights,
+                      std::span<const float> offset) {
+  const std::size_t outputs = offset.size();
+  CodeMap map;
+  map.groups_ = groups.size();
+  map.offset_.assign(offset.begin(), offset.end());
+  map.weights_.resize(outputs * groups.size() * kPlaneCodes);
+  map.scales_.resize(outputs * groups.size());
+  map.centres_.resize(outputs * groups.size());
+  for (std::size_t output = 0; output < outputs; ++output) {
+    for (std::size_t g = 0; g < groups.size(); ++g) {
+      const float* const of_group = weights.data() + groups[g].column * outputs + output;
+      float largest = 0;
+      for (std::size_t i = 0; i < kPlaneCodes; ++i) largest = std::max(largest, std::abs(of_group[i * outputs]));
+      const float inverse = largest > 0 ? kCodeMax / largest : 0.0f;
+      const std::size_t four = output / 4 * groups.size() + g;
+      int sum = 0;
+      for (std::size_t i = 0; i < kPlaneCodes; ++i) {
+        const auto code = static_cast<std::int8_t>(std::lrint(of_group[i * outputs] * inverse));
+        map.weights_[((four * kPlaneCodes / 4 + i / 4) * 4 + output % 4) * 4 + i % 4] = code;
+        sum += code;
+      }
+      map.scales_[four * 4 + output % 4] = largest / kCodeMax;
+      map.centres_[four * 4 + output % 4] = -static_cast<float>((1u << groups[g].bits) - 1) / 2 * static_cast<float>(sum);
+    }
+  }
+  return map;
+}
+
 void NormaliseByRms(const float* x, std::size_t width, float epsilon, const float* gain, float* out) {
   double squares[4] = {};
   for (std::size_t i = 0; i < width; ++i) squares[i % 4] += double{x[i]} * x[i];

@@ -224,14 +224,22 @@ struct AttentionRows {
   std::size_t rows = 0;
   std::size_t dims = 0;            // a multiple of kPanel
   const float* queries = nullptr;  // [rows, dims], scaled
-  float* sums = nullptr;           // [rows, dims]
+  float* sums = nullptr;           // [rows, sum_dims()]
   float* largest = nullptr;        // [rows]
   float* total = nullptr;          // [rows]
   float* weights = nullptr;        // [rows, kTileTokens], scratch
+  std::size_t value_dims = 0;      // of values and sums, a multiple of kPanel; 0: as many as dims
+  std::size_t key_sets = 1;        // the rows are in so many parts of the same size, each with keys of its own
+
+  [[nodiscard]] std::size_t sum_dims() const { return value_dims == 0 ? dims : value_dims; }
 };
-// `keys` is [dims, kTileTokens] (transposed) and `values` [kTileTokens, dims]; tokens that no row sees are finite.
-// `visible` [rows] is 0..kTileTokens.
+// `keys` is [key_sets, dims, kTileTokens] (transposed) and `values` [kTileTokens, sum_dims()]; tokens that no row sees
+// are finite. `visible` [rows] is 0..kTileTokens.
 void AttendTile(const AttentionRows& rows, const float* keys, const float* values, const std::uint8_t* visible);
+
+// What attention over two stretches of tokens, each from its own beginning, comes to together: `later` is added to `rows`.
+// Rows, sums, largest and total of both are used, nothing else. Rows of `later` that saw nothing have a total of 0.
+void JoinAttention(const AttentionRows& rows, const AttentionRows& later);
 
 // IEEE half precision, rounded to nearest even; beyond its range it becomes infinite.
 void ToHalf(const float* values, std::size_t count, std::uint16_t* out);
@@ -260,7 +268,7 @@ inline constexpr std::size_t kMostTileDims = 512;
 // `keys` [dims, kTileTokens] and `values` [kTileTokens, dims] as float32.
 void ExpandTile(const StoredTile& tile, float* keys, float* values);
 
-// AttendTile() over ExpandTile(), with the same result to the last bit, but from where the tile lies: the faster way for
+// AttendTile() over ExpandTile(), of one set of keys as wide as the values, with the same result to the last bit, but from where the tile lies: the faster way for
 // one or two rows, the slower one for many. `next`, which may be null, is where as many bytes as `next_bytes` will be
 // wanted soon.
 void AttendStoredTile(const AttentionRows& rows, const StoredTile& tile, const std::uint8_t* visible,
@@ -273,20 +281,62 @@ inline constexpr std::size_t kPlaneCodes = 32;
 void ExpandPlanes(const std::uint8_t* codes, unsigned bits, float scale, float* out);
 void PackPlanes(const std::uint8_t* values, unsigned bits, std::uint8_t* codes);
 
-// A tile whose keys and values are the same coordinates, in codes of planes: a record for each token, of a byte for every
-// group of kPlaneCodes coordinates, that chooses its scale, and then the groups' codes.
-struct CodedTile {
-  const std::uint8_t* records = nullptr;  // kTileTokens of them, each bits.size() + 4 * (the sum of bits) bytes
-  std::span<const std::uint8_t> bits;     // of each group, 1..8
-  const float* scales = nullptr;          // [256]
+// Coordinates of a tile in codes of planes: a record for each token, and in it, for each group of kPlaneCodes coordinates,
+// a byte that chooses a scale, and codes.
+struct CodedGroup {
+  unsigned bits = 0;         // 1..8
+  std::size_t column = 0;    // of the first coordinate
+  std::size_t scale_at = 0;  // in a record: the byte, and the 4 * bits bytes of codes
+  std::size_t codes_at = 0;
 };
-// AttendTile() over what ExpandPlanes() makes of the tile, but a group at a time, and scales are multiplied with sums and
-// weights, so that last bits differ. rows.dims is kPlaneCodes times the number of groups. `next`, which may be null, is
-// where the records lie that will be wanted soon.
+struct CodedTile {
+  const std::uint8_t* records = nullptr;  // kTileTokens of them
+  std::size_t record_bytes = 0;
+  std::span<const CodedGroup> groups;
+  const float* scales = nullptr;  // [256]
+};
+// out [kTileTokens, columns] = ExpandPlanes() of each group at its column; other columns stay as they are.
+void ExpandCodedTile(const CodedTile& tile, std::size_t columns, float* out);
+// AttendTile() over ExpandCodedTile(), which keys and values are both, but a group at a time, and scales are multiplied
+// with sums and weights, so that last bits differ. The groups have all of rows.dims columns, and there is one set of
+// keys. `next`, which may be null, is where the records lie that will be wanted soon.
 void AttendCodedTile(const AttentionRows& rows, const CodedTile& tile, const std::uint8_t* visible,
                      const std::uint8_t* next);
 
-// out [columns, kTileTokens] = in [kTileTokens, columns] transposed; `columns` is a multiple of kPanel.
+// What linear map a coded tile's coordinates go through: weights in int8, a scale for each group and output, so that
+// products with codes are summed in int32. Constant.
+class CodeMap {
+ public:
+  CodeMap() = default;
+  // out = offset + coordinates weights: `weights` is [columns, outputs], `offset` [outputs], a multiple of kPanel.
+  [[nodiscard]] static CodeMap Pack(std::span<const CodedGroup> groups, std::span<const float> weights,
+                                    std::span<const float> offset);
+
+  [[nodiscard]] std::size_t outputs() const { return offset_.size(); }
+  [[nodiscard]] std::size_t groups() const { return groups_; }
+  // [outputs / 4, groups, kPlaneCodes / 4, 4 outputs, 4 coordinates]
+  [[nodiscard]] const std::int8_t* weights() const { return weights_.data(); }
+  // Both [outputs / 4, groups, 4 outputs]. Centres are what the groups' middle codes add, with the sign changed.
+  [[nodiscard]] const float* scales() const { return scales_.data(); }
+  [[nodiscard]] const float* centres() const { return centres_.data(); }
+  [[nodiscard]] const float* offset() const { return offset_.data(); }
+  [[nodiscard]] std::size_t bytes() const {
+    return weights_.size() + (scales_.size() + centres_.size() + offset_.size()) * sizeof(float);
+  }
+
+ private:
+  std::size_t groups_ = 0;
+  std::vector<std::int8_t> weights_;
+  std::vector<float> scales_, centres_, offset_;
+};
+// out [outputs, kTileTokens], transposed: the map of a tile that has the groups for which it was packed.
+void MapCodedTile(const CodeMap& map, const CodedTile& tile, float* out);
+
+// Pairs of rows i and i + pairs of `rows` [2 pairs, kTileTokens], in place: (a, b) becomes (a c - b s, a s + b c), with
+// cosines c and sines s [pairs, kTileTokens].
+void TurnTile(const float* cosines, const float* sines, std::size_t pairs, float* rows);
+
+// out [columns, kTileTokens] = in [kTileTokens, columns] transposed; `columns` is a multiple of 4.
 void TransposeTile(const float* in, std::size_t columns, float* out);
 
 // What the kernels were compiled for and this machine has: "AVX2", or "plain".

@@ -202,6 +202,66 @@ void Panels(const PanelJob& job) {
 
 }  // namespace
 
+// Tokens lie in lanes, four outputs are summed together: 8 sums of a group, and 8 of all.
+HOLO_DOT_PRODUCTS void MapByDotProducts(const MapJob& job) {
+  constexpr std::size_t kUnits = kPlaneCodes / 4;
+  constexpr std::size_t kVectors = kTileTokens / kPanel;
+  const CodeMap& map = *job.map;
+  for (std::size_t output = 0; output < map.outputs(); output += 4) {
+    float* const out = job.out + output * kTileTokens;
+    __m512 sums[4][kVectors];
+#pragma GCC unroll 8
+    for (std::size_t o = 0; o < 4; ++o) {
+#pragma GCC unroll 8
+      for (std::size_t v = 0; v < kVectors; ++v) {
+        sums[o][v] = job.first == 0 ? _mm512_set1_ps(map.offset()[output + o])
+                                    : _mm512_loadu_ps(out + o * kTileTokens + v * kPanel);
+      }
+    }
+    for (std::size_t group = 0; group < job.count; ++group) {
+      const std::size_t four = output / 4 * map.groups() + job.first + group;
+      const std::int8_t* const weights = map.weights() + four * kPlaneCodes * 4;
+      const std::uint8_t* const codes = job.codes + group * kTileTokens * kPlaneCodes;
+      __m512i of_group[4][kVectors];
+#pragma GCC unroll 8
+      for (auto& of_output : of_group) {
+#pragma GCC unroll 8
+        for (__m512i& sum : of_output) sum = _mm512_setzero_si512();
+      }
+#pragma GCC unroll 8
+      for (std::size_t unit = 0; unit < kUnits; ++unit) {
+        __m512i loaded[kVectors];
+#pragma GCC unroll 8
+        for (std::size_t v = 0; v < kVectors; ++v) {
+          loaded[v] = _mm512_loadu_si512(codes + (unit * kTileTokens + v * kPanel) * 4);
+        }
+#pragma GCC unroll 8
+        for (std::size_t o = 0; o < 4; ++o) {
+          std::int32_t weight = 0;
+          std::memcpy(&weight, weights + (unit * 4 + o) * 4, sizeof(weight));
+#pragma GCC unroll 8
+          for (std::size_t v = 0; v < kVectors; ++v) of_group[o][v] = Int8::Add(of_group[o][v], weight, loaded[v]);
+        }
+      }
+#pragma GCC unroll 8
+      for (std::size_t o = 0; o < 4; ++o) {
+        const __m512 centre = _mm512_set1_ps(map.centres()[four * 4 + o]);
+        const __m512 scale = _mm512_set1_ps(map.scales()[four * 4 + o]);
+#pragma GCC unroll 8
+        for (std::size_t v = 0; v < kVectors; ++v) {
+          const __m512 sum = _mm512_mul_ps(_mm512_add_ps(_mm512_cvtepi32_ps(of_group[o][v]), centre), scale);
+          sums[o][v] = _mm512_fmadd_ps(sum, _mm512_loadu_ps(job.scales + group * kTileTokens + v * kPanel), sums[o][v]);
+        }
+      }
+    }
+#pragma GCC unroll 8
+    for (std::size_t o = 0; o < 4; ++o) {
+#pragma GCC unroll 8
+      for (std::size_t v = 0; v < kVectors; ++v) _mm512_storeu_ps(out + o * kTileTokens + v * kPanel, sums[o][v]);
+    }
+  }
+}
+
 bool HasDotProducts() {
   static const bool has = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni") &&
@@ -225,6 +285,7 @@ bool HasDotProducts() {
 void MultiplyPanelsByDotProducts(const PanelJob& job) {
   MultiplyPanelsOnAny(job);
 }
+void MapByDotProducts(const MapJob&) {}
 
 }  // namespace holo::compute
 

@@ -27,6 +27,9 @@ void GateBySilu(const float* gates, const float* values, std::size_t count, floa
 void AttendTile(const AttentionRows& rows, const float* keys, const float* values, const std::uint8_t* visible) {
   plain::AttendTile(rows, keys, values, visible);
 }
+void JoinAttention(const AttentionRows& rows, const AttentionRows& later) {
+  plain::JoinAttention(rows, later);
+}
 void ToHalf(const float* values, std::size_t count, std::uint16_t* out) {
   plain::ToHalf(values, count, out);
 }
@@ -49,6 +52,18 @@ void ExpandPlanes(const std::uint8_t* codes, unsigned bits, float scale, float* 
 void AttendCodedTile(const AttentionRows& rows, const CodedTile& tile, const std::uint8_t* visible,
                      const std::uint8_t*) {
   plain::AttendCodedTile(rows, tile, visible);
+}
+void ExpandCodedTile(const CodedTile& tile, std::size_t columns, float* out) {
+  plain::ExpandCodedTile(tile, columns, out);
+}
+void MapCodedTileOnAny(const CodeMap& map, const CodedTile& tile, float* out) {
+  plain::MapCodedTile(map, tile, out);
+}
+void MapCodedTile(const CodeMap& map, const CodedTile& tile, float* out) {
+  plain::MapCodedTile(map, tile, out);
+}
+void TurnTile(const float* cosines, const float* sines, std::size_t pairs, float* rows) {
+  plain::TurnTile(cosines, sines, pairs, rows);
 }
 void TransposeTile(const float* in, std::size_t columns, float* out) {
   plain::TransposeTile(in, columns, out);
@@ -100,6 +115,9 @@ void SiluVectors(const float* gates, const float* values, std::size_t count, flo
 void Attend(const AttentionRows& rows, const float* keys, const float* values, const std::uint8_t* visible) {
   plain::AttendTile(rows, keys, values, visible);
 }
+void Join(const AttentionRows& rows, const AttentionRows& later) {
+  plain::JoinAttention(rows, later);
+}
 void HalfFrom(const float* values, std::size_t count, std::uint16_t* out) {
   plain::ToHalf(values, count, out);
 }
@@ -121,6 +139,15 @@ void Planes(const std::uint8_t* codes, unsigned bits, float scale, float* out) {
 }
 void AttendCoded(const AttentionRows& rows, const CodedTile& tile, const std::uint8_t* visible, const std::uint8_t*) {
   plain::AttendCodedTile(rows, tile, visible);
+}
+void ExpandCoded(const CodedTile& tile, std::size_t columns, float* out) {
+  plain::ExpandCodedTile(tile, columns, out);
+}
+void MapCoded(const CodeMap& map, const CodedTile& tile, bool, float* out) {
+  plain::MapCodedTile(map, tile, out);
+}
+void Turn(const float* cosines, const float* sines, std::size_t pairs, float* rows) {
+  plain::TurnTile(cosines, sines, pairs, rows);
 }
 void Transpose(const float* in, std::size_t columns, float* out) {
   plain::TransposeTile(in, columns, out);
@@ -544,6 +571,7 @@ HWY_INLINE void SmallRows(const float* x, std::size_t rows, std::size_t inputs, 
     }
   };
   block.template operator()<6>();
+  block.template operator()<3>();
   block.template operator()<2>();
   block.template operator()<1>();
 }
@@ -598,16 +626,40 @@ HWY_INLINE void WeighRow(const AttentionRows& rows, std::size_t row, std::uint8_
   const float shrink = std::exp(rows.largest[row] - largest);
   rows.largest[row] = largest;
   rows.total[row] = rows.total[row] * shrink + sum;
-  float* sums = rows.sums + row * rows.dims;
-  for (std::size_t i = 0; i < rows.dims; i += kLanes) {
+  const std::size_t dims = rows.sum_dims();
+  float* sums = rows.sums + row * dims;
+  for (std::size_t i = 0; i < dims; i += kLanes) {
     hn::StoreU(hn::Mul(hn::LoadU(d, sums + i), hn::Set(d, shrink)), d, sums + i);
   }
 }
 
 void Attend(const AttentionRows& rows, const float* keys, const float* values, const std::uint8_t* visible) {
-  SmallProduct(rows.queries, rows.rows, rows.dims, keys, kTileTokens, rows.weights, /*add=*/false);
+  const std::size_t of_set = rows.rows / rows.key_sets;
+  for (std::size_t set = 0; set < rows.key_sets; ++set) {
+    SmallProduct(rows.queries + set * of_set * rows.dims, of_set, rows.dims, keys + set * rows.dims * kTileTokens,
+                 kTileTokens, rows.weights + set * of_set * kTileTokens, /*add=*/false);
+  }
   for (std::size_t row = 0; row < rows.rows; ++row) WeighRow(rows, row, visible[row]);
-  SmallProduct(rows.weights, rows.rows, kTileTokens, values, rows.dims, rows.sums, /*add=*/true);
+  SmallProduct(rows.weights, rows.rows, kTileTokens, values, rows.sum_dims(), rows.sums, /*add=*/true);
+}
+
+void Join(const AttentionRows& rows, const AttentionRows& later) {
+  const F32 d;
+  const std::size_t dims = rows.sum_dims();
+  for (std::size_t row = 0; row < rows.rows; ++row) {
+    if (later.total[row] == 0) continue;
+    const float largest = std::max(rows.largest[row], later.largest[row]);
+    const float of_own = std::exp(rows.largest[row] - largest);
+    const float of_later = std::exp(later.largest[row] - largest);
+    rows.largest[row] = largest;
+    rows.total[row] = rows.total[row] * of_own + later.total[row] * of_later;
+    float* HWY_RESTRICT sums = rows.sums + row * dims;
+    const float* HWY_RESTRICT added = later.sums + row * dims;
+    for (std::size_t i = 0; i < dims; i += kLanes) {
+      const VF scaled = hn::Mul(hn::LoadU(d, added + i), hn::Set(d, of_later));
+      hn::StoreU(hn::MulAdd(hn::LoadU(d, sums + i), hn::Set(d, of_own), scaled), d, sums + i);
+    }
+  }
 }
 
 void HalfFrom(const float* values, std::size_t count, std::uint16_t* out) {
@@ -981,6 +1033,14 @@ HWY_INLINE void AddMeans(const AttentionRows& rows, std::size_t row, std::size_t
   }
 }
 
+// The group's codes, a row of bytes for each token, and its scales.
+HWY_INLINE void JoinGroup(const CodedTile& tile, const CodedGroup& group, std::uint8_t* codes, float* scales) {
+  static constexpr decltype(&JoinRows<1>) kJoin[] = {&JoinRows<1>, &JoinRows<2>, &JoinRows<3>, &JoinRows<4>,
+                                                     &JoinRows<5>, &JoinRows<6>, &JoinRows<7>, &JoinRows<8>};
+  kJoin[group.bits - 1](tile.records + group.codes_at, tile.records + group.scale_at, tile.record_bytes, tile.scales,
+                        codes, scales);
+}
+
 void AttendCoded(const AttentionRows& rows, const CodedTile& tile, const std::uint8_t* visible,
                  const std::uint8_t* next) {
   static_assert(kTileTokens == 32 && kPlaneCodes == 32);
@@ -990,15 +1050,10 @@ void AttendCoded(const AttentionRows& rows, const CodedTile& tile, const std::ui
   HWY_ALIGN float all_scales[kKept * kTileTokens];
   HWY_ALIGN std::uint8_t transposed[kTileTokens * kPlaneCodes];
   HWY_ALIGN float numbers[kTileTokens * kPlaneCodes];
-  const std::size_t groups = tile.bits.size();
-  std::size_t record_bytes = groups;
-  for (const std::uint8_t bits : tile.bits) record_bytes += 4 * bits;
-  const auto join = [&](std::size_t group, std::size_t from) HWY_ATTR {
-    static constexpr decltype(&JoinRows<1>) kJoin[] = {&JoinRows<1>, &JoinRows<2>, &JoinRows<3>, &JoinRows<4>,
-                                                       &JoinRows<5>, &JoinRows<6>, &JoinRows<7>, &JoinRows<8>};
-    kJoin[tile.bits[group] - 1u](tile.records + from, tile.records + group, record_bytes, tile.scales,
-                                 all_codes + group % kKept * kTileTokens * kPlaneCodes,
-                                 all_scales + group % kKept * kTileTokens);
+  const std::size_t groups = tile.groups.size();
+  const auto join = [&](std::size_t group) HWY_ATTR {
+    JoinGroup(tile, tile.groups[group], all_codes + group % kKept * kTileTokens * kPlaneCodes,
+              all_scales + group % kKept * kTileTokens);
   };
   const auto by_rows = [&](const auto& six, const auto& two, const auto& one) HWY_ATTR {
     std::size_t row = 0;
@@ -1006,33 +1061,97 @@ void AttendCoded(const AttentionRows& rows, const CodedTile& tile, const std::ui
     for (; row + 2 <= rows.rows; row += 2) two(row);
     for (; row < rows.rows; ++row) one(row);
   };
-  const std::size_t step = kTileTokens * record_bytes / groups / 2;
-  std::size_t from = groups;
+  const std::size_t step = kTileTokens * tile.record_bytes / groups / 2;
   for (std::size_t group = 0; group < groups; ++group) {
     if (next != nullptr) PrefetchSpan(next + group * step, step);
-    join(group, from);
+    join(group);
     const float* const scales = all_scales + group % kKept * kTileTokens;
     TransposeBytes(all_codes + group % kKept * kTileTokens * kPlaneCodes, transposed);
-    Centre(transposed, tile.bits[group], numbers);
-    const std::size_t first = group * kPlaneCodes;
+    Centre(transposed, tile.groups[group].bits, numbers);
+    const std::size_t first = tile.groups[group].column;
     const bool add = group > 0;
     by_rows([&](std::size_t row) HWY_ATTR { AddScores<6>(rows, row, first, numbers, scales, add); },
             [&](std::size_t row) HWY_ATTR { AddScores<2>(rows, row, first, numbers, scales, add); },
             [&](std::size_t row) HWY_ATTR { AddScores<1>(rows, row, first, numbers, scales, add); });
-    from += std::size_t{4} * tile.bits[group];
   }
   for (std::size_t row = 0; row < rows.rows; ++row) WeighRow(rows, row, visible[row]);
-  from = groups;
   for (std::size_t group = 0; group < groups; ++group) {
     if (next != nullptr) PrefetchSpan(next + (groups + group) * step, step);
-    if (groups > kKept) join(group, from);
+    if (groups > kKept) join(group);
     const float* const scales = all_scales + group % kKept * kTileTokens;
-    Centre(all_codes + group % kKept * kTileTokens * kPlaneCodes, tile.bits[group], numbers);
-    const std::size_t first = group * kPlaneCodes;
+    Centre(all_codes + group % kKept * kTileTokens * kPlaneCodes, tile.groups[group].bits, numbers);
+    const std::size_t first = tile.groups[group].column;
     by_rows([&](std::size_t row) HWY_ATTR { AddMeans<6>(rows, row, first, numbers, scales); },
             [&](std::size_t row) HWY_ATTR { AddMeans<2>(rows, row, first, numbers, scales); },
             [&](std::size_t row) HWY_ATTR { AddMeans<1>(rows, row, first, numbers, scales); });
-    from += std::size_t{4} * tile.bits[group];
+  }
+}
+
+void ExpandCoded(const CodedTile& tile, std::size_t columns, float* out) {
+  const F32 d;
+  HWY_ALIGN std::uint8_t codes[kTileTokens * kPlaneCodes];
+  HWY_ALIGN float scales[kTileTokens];
+  for (const CodedGroup& group : tile.groups) {
+    JoinGroup(tile, group, codes, scales);
+    const VF middle = hn::Set(d, static_cast<float>((1u << group.bits) - 1) / 2);
+    for (std::size_t token = 0; token < kTileTokens; ++token) {
+      const VF scale = hn::Set(d, scales[token]);
+      float* const to = out + token * columns + group.column;
+      for (std::size_t i = 0; i < kPlaneCodes; i += kLanes) {
+        hn::StoreU(hn::Mul(FloatCodes(codes + token * kPlaneCodes + i, middle), scale), d, to + i);
+      }
+    }
+  }
+}
+
+// MapByDotProducts() in the instructions of every target.
+void MapGroups(const MapJob& job) {
+  const F32 d;
+  const I32 i32;
+  const I16 i16;
+  const hn::RebindToUnsigned<I16> u16;
+  const hn::RebindToUnsigned<I32> u32;
+  constexpr std::size_t kUnits = kPlaneCodes / 4;
+  const CodeMap& map = *job.map;
+  for (std::size_t output = 0; output < map.outputs(); ++output) {
+    float* const out = job.out + output * kTileTokens;
+    VF sums[kTileVectors];
+    for (std::size_t v = 0; v < kTileVectors; ++v) {
+      sums[v] = job.first == 0 ? hn::Set(d, map.offset()[output]) : hn::LoadU(d, out + v * kLanes);
+    }
+    for (std::size_t group = 0; group < job.count; ++group) {
+      const std::size_t four = output / 4 * map.groups() + job.first + group;
+      const std::int8_t* const weights = map.weights() + four * kPlaneCodes * 4 + output % 4 * 4;
+      const auto* const codes = reinterpret_cast<const std::uint32_t*>(job.codes + group * kTileTokens * kPlaneCodes);
+      VI even[kTileVectors];
+      VI odd[kTileVectors];
+      for (std::size_t v = 0; v < kTileVectors; ++v) even[v] = odd[v] = hn::Zero(i32);
+      for (std::size_t unit = 0; unit < kUnits; ++unit) {
+        const auto pair = [&](std::size_t first) HWY_ATTR {
+          const auto lower = static_cast<std::uint16_t>(weights[unit * 16 + first]);
+          const auto upper = static_cast<std::uint16_t>(weights[unit * 16 + first + 2]);
+          return hn::BitCast(i16, hn::Set(u32, lower | std::uint32_t{upper} << 16));
+        };
+        const hn::Vec<I16> low_pair = pair(0);
+        const hn::Vec<I16> high_pair = pair(1);
+        for (std::size_t v = 0; v < kTileVectors; ++v) {
+          // Of the four codes of a unit, the first and third, and the second and fourth.
+          const auto of_unit = hn::BitCast(u16, hn::LoadU(u32, codes + unit * kTileTokens + v * kLanes));
+          const auto low = hn::BitCast(i16, hn::And(of_unit, hn::Set(u16, 0xFF)));
+          const auto high = hn::BitCast(i16, hn::ShiftRight<8>(of_unit));
+          even[v] = hn::ReorderWidenMulAccumulate(i32, low_pair, low, even[v], odd[v]);
+          even[v] = hn::ReorderWidenMulAccumulate(i32, high_pair, high, even[v], odd[v]);
+        }
+      }
+      const VF centre = hn::Set(d, map.centres()[four * 4 + output % 4]);
+      const VF scale = hn::Set(d, map.scales()[four * 4 + output % 4]);
+      for (std::size_t v = 0; v < kTileVectors; ++v) {
+        const VF sum = hn::ConvertTo(d, hn::RearrangeToOddPlusEven(even[v], odd[v]));
+        sums[v] = hn::MulAdd(hn::Mul(hn::Add(sum, centre), scale),
+                             hn::LoadU(d, job.scales + group * kTileTokens + v * kLanes), sums[v]);
+      }
+    }
+    for (std::size_t v = 0; v < kTileVectors; ++v) hn::StoreU(sums[v], d, out + v * kLanes);
   }
 }
 
@@ -1058,6 +1177,40 @@ void Transpose(const float* in, std::size_t columns, float* out) {
   }
 }
 
+void MapCoded(const CodeMap& map, const CodedTile& tile, bool by_dot_products, float* out) {
+  HWY_ALIGN std::uint8_t codes[kMapGroups * kTileTokens * kPlaneCodes];
+  HWY_ALIGN float scales[kMapGroups * kTileTokens];
+  HWY_ALIGN std::uint8_t rows[kTileTokens * kPlaneCodes];
+  MapJob job;
+  job.map = &map;
+  job.codes = codes;
+  job.scales = scales;
+  job.out = out;
+  for (; job.first < map.groups(); job.first += job.count) {
+    job.count = std::min(kMapGroups, map.groups() - job.first);
+    for (std::size_t i = 0; i < job.count; ++i) {
+      JoinGroup(tile, tile.groups[job.first + i], rows, scales + i * kTileTokens);
+      // Four codes have the size of a float.
+      Transpose(reinterpret_cast<const float*>(rows), kPlaneCodes / 4,
+                     reinterpret_cast<float*>(codes + i * kTileTokens * kPlaneCodes));
+    }
+    by_dot_products ? MapByDotProducts(job) : MapGroups(job);
+  }
+}
+
+void Turn(const float* cosines, const float* sines, std::size_t pairs, float* rows) {
+  const F32 d;
+  float* const second = rows + pairs * kTileTokens;
+  for (std::size_t i = 0; i < pairs * kTileTokens; i += kLanes) {
+    const VF a = hn::LoadU(d, rows + i);
+    const VF b = hn::LoadU(d, second + i);
+    const VF cosine = hn::LoadU(d, cosines + i);
+    const VF sine = hn::LoadU(d, sines + i);
+    hn::StoreU(hn::Sub(hn::Mul(a, cosine), hn::Mul(b, sine)), d, rows + i);
+    hn::StoreU(hn::Add(hn::Mul(a, sine), hn::Mul(b, cosine)), d, second + i);
+  }
+}
+
 #endif
 
 const char* Name() {
@@ -1078,12 +1231,16 @@ HWY_EXPORT(Normalise);
 HWY_EXPORT(GeluVectors);
 HWY_EXPORT(SiluVectors);
 HWY_EXPORT(Attend);
+HWY_EXPORT(Join);
 HWY_EXPORT(HalfFrom);
 HWY_EXPORT(HalfTo);
 HWY_EXPORT(TileExpanded);
 HWY_EXPORT(AttendStored);
 HWY_EXPORT(Planes);
 HWY_EXPORT(AttendCoded);
+HWY_EXPORT(ExpandCoded);
+HWY_EXPORT(MapCoded);
+HWY_EXPORT(Turn);
 HWY_EXPORT(Transpose);
 HWY_EXPORT(Name);
 
@@ -1109,6 +1266,9 @@ void GateBySilu(const float* gates, const float* values, std::size_t count, floa
 void AttendTile(const AttentionRows& rows, const float* keys, const float* values, const std::uint8_t* visible) {
   HWY_DYNAMIC_DISPATCH(Attend)(rows, keys, values, visible);
 }
+void JoinAttention(const AttentionRows& rows, const AttentionRows& later) {
+  HWY_DYNAMIC_DISPATCH(Join)(rows, later);
+}
 void ToHalf(const float* values, std::size_t count, std::uint16_t* out) {
   HWY_DYNAMIC_DISPATCH(HalfFrom)(values, count, out);
 }
@@ -1128,6 +1288,18 @@ void ExpandPlanes(const std::uint8_t* codes, unsigned bits, float scale, float* 
 void AttendCodedTile(const AttentionRows& rows, const CodedTile& tile, const std::uint8_t* visible,
                      const std::uint8_t* next) {
   HWY_DYNAMIC_DISPATCH(AttendCoded)(rows, tile, visible, next);
+}
+void ExpandCodedTile(const CodedTile& tile, std::size_t columns, float* out) {
+  HWY_DYNAMIC_DISPATCH(ExpandCoded)(tile, columns, out);
+}
+void MapCodedTileOnAny(const CodeMap& map, const CodedTile& tile, float* out) {
+  HWY_DYNAMIC_DISPATCH(MapCoded)(map, tile, /*by_dot_products=*/false, out);
+}
+void MapCodedTile(const CodeMap& map, const CodedTile& tile, float* out) {
+  HWY_DYNAMIC_DISPATCH(MapCoded)(map, tile, HasDotProducts(), out);
+}
+void TurnTile(const float* cosines, const float* sines, std::size_t pairs, float* rows) {
+  HWY_DYNAMIC_DISPATCH(Turn)(cosines, sines, pairs, rows);
 }
 void TransposeTile(const float* in, std::size_t columns, float* out) {
   HWY_DYNAMIC_DISPATCH(Transpose)(in, columns, out);

@@ -131,28 +131,44 @@ void GateBySilu(const float* gates, const float* values, std::size_t count, floa
 }
 
 void AttendTile(const AttentionRows& rows, const float* keys, const float* values, const std::uint8_t* visible) {
+  const std::size_t value_dims = rows.sum_dims();
   for (std::size_t row = 0; row < rows.rows; ++row) {
     if (visible[row] == 0) continue;
     const float* query = rows.queries + row * rows.dims;
-    float* sums = rows.sums + row * rows.dims;
+    const float* own_keys = keys + row / (rows.rows / rows.key_sets) * rows.dims * kTileTokens;
+    float* sums = rows.sums + row * value_dims;
     float* weights = rows.weights + row * kTileTokens;
     float largest = rows.largest[row];
     for (std::size_t token = 0; token < visible[row]; ++token) {
       float score = 0;
-      for (std::size_t i = 0; i < rows.dims; ++i) score += query[i] * keys[i * kTileTokens + token];
+      for (std::size_t i = 0; i < rows.dims; ++i) score += query[i] * own_keys[i * kTileTokens + token];
       weights[token] = score;
       largest = std::max(largest, score);
     }
     const float shrink = std::exp(rows.largest[row] - largest);
     float total = rows.total[row] * shrink;
-    for (std::size_t i = 0; i < rows.dims; ++i) sums[i] *= shrink;
+    for (std::size_t i = 0; i < value_dims; ++i) sums[i] *= shrink;
     for (std::size_t token = 0; token < visible[row]; ++token) {
       const float weight = std::exp(weights[token] - largest);
       total += weight;
-      for (std::size_t i = 0; i < rows.dims; ++i) sums[i] += weight * values[token * rows.dims + i];
+      for (std::size_t i = 0; i < value_dims; ++i) sums[i] += weight * values[token * value_dims + i];
     }
     rows.largest[row] = largest;
     rows.total[row] = total;
+  }
+}
+
+void JoinAttention(const AttentionRows& rows, const AttentionRows& later) {
+  const std::size_t dims = rows.sum_dims();
+  for (std::size_t row = 0; row < rows.rows; ++row) {
+    if (later.total[row] == 0) continue;
+    const float largest = std::max(rows.largest[row], later.largest[row]);
+    const float of_own = std::exp(rows.largest[row] - largest);
+    const float of_later = std::exp(later.largest[row] - largest);
+    rows.largest[row] = largest;
+    rows.total[row] = rows.total[row] * of_own + later.total[row] * of_later;
+    float* const sums = rows.sums + row * dims;
+    for (std::size_t i = 0; i < dims; ++i) sums[i] = sums[i] * of_own + later.sums[row * dims + i] * of_later;
   }
 }
 
@@ -238,23 +254,51 @@ void ExpandPlanes(const std::uint8_t* codes, unsigned bits, float scale, float* 
   for (unsigned i = 0; i < kPlaneCodes; ++i) out[i] = (static_cast<float>(values[i]) - middle) * scale;
 }
 
-void AttendCodedTile(const AttentionRows& rows, const CodedTile& tile, const std::uint8_t* visible) {
-  std::size_t record_bytes = tile.bits.size();
-  for (const std::uint8_t bits : tile.bits) record_bytes += 4 * bits;
-  std::vector<float> values(kTileTokens * rows.dims);
-  std::vector<float> keys(values.size());
+void ExpandCodedTile(const CodedTile& tile, std::size_t columns, float* out) {
   for (std::size_t token = 0; token < kTileTokens; ++token) {
-    const std::uint8_t* scale = tile.records + token * record_bytes;
-    const std::uint8_t* codes = scale + tile.bits.size();
-    float* out = values.data() + token * rows.dims;
-    for (const std::uint8_t bits : tile.bits) {
-      plain::ExpandPlanes(codes, bits, tile.scales[*scale++], out);
-      codes += 4 * bits;
-      out += kPlaneCodes;
+    const std::uint8_t* const record = tile.records + token * tile.record_bytes;
+    for (const CodedGroup& group : tile.groups) {
+      ExpandPlanes(record + group.codes_at, group.bits, tile.scales[record[group.scale_at]],
+                   out + token * columns + group.column);
     }
   }
+}
+
+void AttendCodedTile(const AttentionRows& rows, const CodedTile& tile, const std::uint8_t* visible) {
+  std::vector<float> values(kTileTokens * rows.dims);
+  std::vector<float> keys(values.size());
+  plain::ExpandCodedTile(tile, rows.dims, values.data());
   plain::TransposeTile(values.data(), rows.dims, keys.data());
   plain::AttendTile(rows, keys.data(), values.data(), visible);
+}
+
+void MapCodedTile(const CodeMap& map, const CodedTile& tile, float* out) {
+  for (std::size_t token = 0; token < kTileTokens; ++token) {
+    const std::uint8_t* const record = tile.records + token * tile.record_bytes;
+    for (std::size_t output = 0; output < map.outputs(); ++output) {
+      float sum = map.offset()[output];
+      for (std::size_t g = 0; g < map.groups(); ++g) {
+        const CodedGroup& group = tile.groups[g];
+        float codes[kPlaneCodes];
+        plain::ExpandPlanes(record + group.codes_at, group.bits, 1, codes);
+        const std::size_t four = output / 4 * map.groups() + g;
+        const std::int8_t* const weights = map.weights() + four * kPlaneCodes * 4 + output % 4 * 4;
+        float of_group = 0;  // of halves: exact
+        for (std::size_t i = 0; i < kPlaneCodes; ++i) of_group += codes[i] * static_cast<float>(weights[i / 4 * 16 + i % 4]);
+        sum += of_group * map.scales()[four * 4 + output % 4] * tile.scales[record[group.scale_at]];
+      }
+      out[output * kTileTokens + token] = sum;
+    }
+  }
+}
+
+void TurnTile(const float* cosines, const float* sines, std::size_t pairs, float* rows) {
+  for (std::size_t i = 0; i < pairs * kTileTokens; ++i) {
+    const float a = rows[i];
+    const float b = rows[pairs * kTileTokens + i];
+    rows[i] = a * cosines[i] - b * sines[i];
+    rows[pairs * kTileTokens + i] = a * sines[i] + b * cosines[i];
+  }
 }
 
 void TransposeTile(const float* in, std::size_t columns, float* out) {

@@ -28,6 +28,18 @@ struct PanelJob {
 // The largest magnitude that an activation is rounded to beside int8 weights.
 inline constexpr float kCodeMax = 127.0f;
 
+// A part of one MapCodedTile(): groups first .. first + count - 1.
+struct MapJob {
+  const CodeMap* map = nullptr;
+  std::size_t first = 0;
+  std::size_t count = 0;
+  const std::uint8_t* codes = nullptr;  // [count, kPlaneCodes / 4, kTileTokens, 4]
+  const float* scales = nullptr;        // [count, kTileTokens]
+  float* out = nullptr;                 // [outputs, kTileTokens], what the groups before have come to
+};
+// So many groups are made ready at a time.
+inline constexpr std::size_t kMapGroups = 16;
+
 namespace plain {
 
 void MultiplyPanels(const PanelJob& job);
@@ -37,10 +49,14 @@ void NormaliseRow(const float* x, std::size_t width, float epsilon, const float*
 void Gelu(float* x, std::size_t count);
 void GateBySilu(const float* gates, const float* values, std::size_t count, float* out);
 void AttendTile(const AttentionRows& rows, const float* keys, const float* values, const std::uint8_t* visible);
+void JoinAttention(const AttentionRows& rows, const AttentionRows& later);
 void ToHalf(const float* values, std::size_t count, std::uint16_t* out);
 void FromHalf(const std::uint16_t* values, std::size_t count, float* out);
 void ExpandTile(const StoredTile& tile, float* keys, float* values);
 void ExpandPlanes(const std::uint8_t* codes, unsigned bits, float scale, float* out);
+void ExpandCodedTile(const CodedTile& tile, std::size_t columns, float* out);
+void MapCodedTile(const CodeMap& map, const CodedTile& tile, float* out);
+void TurnTile(const float* cosines, const float* sines, std::size_t pairs, float* rows);
 void AttendCodedTile(const AttentionRows& rows, const CodedTile& tile, const std::uint8_t* visible);
 void TransposeTile(const float* in, std::size_t columns, float* out);
 
@@ -49,10 +65,12 @@ void TransposeTile(const float* in, std::size_t columns, float* out);
 // kernels.cc: with what this machine has, and without dot_products.cc.
 void MultiplyPanels(const PanelJob& job);
 void MultiplyPanelsOnAny(const PanelJob& job);
+void MapCodedTileOnAny(const CodeMap& map, const CodedTile& tile, float* out);
 void RoundToInt8(const float* from, std::size_t inputs, std::int8_t* codes, float* scales, std::int32_t* offsets);
 
 // dot_products.cc: bf16 and int8 weights with AVX-512's instructions for them (BF16, VNNI), where there are any.
 [[nodiscard]] bool HasDotProducts();
 void MultiplyPanelsByDotProducts(const PanelJob& job);
+void MapByDotProducts(const MapJob& job);
 
 }  // namespace holo::compute

@@ -12,11 +12,11 @@ namespace {
 constexpr char kBasisMagic[9] = "holo-kvb";
 constexpr char kCacheMagic[9] = "holo-kvc";
 constexpr char kBlockMagic[5] = "hkvb";
-constexpr std::uint8_t kBlockVersion = 2;
+constexpr std::uint8_t kBlockVersion = 3;
 constexpr std::size_t kOwnerBytes = 16;
 constexpr std::size_t kShortDigestBytes = 8;
 constexpr std::uint16_t kBasisVersion = 1;
-constexpr std::uint16_t kCacheVersion = 3;
+constexpr std::uint16_t kCacheVersion = 4;
 constexpr std::size_t kDigestBytes = 32;
 constexpr std::uint64_t kMaxTextBytes = 65536;
 

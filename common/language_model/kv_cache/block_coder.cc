@@ -141,6 +141,51 @@ void CodeBlock(Coder& coder, std::span<const CodedLayer> layers, std::size_t tok
   }
 }
 
+// Of the difference of a scale from what is expected: has its magnitude more than 0, 1, ... binary digits, then the digits
+// behind the leading one, by those before them, as far as there are probabilities.
+constexpr std::size_t kMostScaleDigits = 8;
+constexpr std::size_t kScaleDecisions = kMostScaleDigits + 16;
+
+// Returns the difference, or the one that is decoded: -255..255.
+template <typename Coder>
+int CodeDifference(Coder& coder, int difference) {
+  const auto magnitude = static_cast<unsigned>(std::abs(difference));
+  const auto digits = static_cast<std::size_t>(std::bit_width(magnitude));
+  std::size_t length = 0;
+  while (length < kMostScaleDigits && coder.Decide(digits > length, length)) ++length;
+  if (length == 0) return 0;
+  unsigned value = 1;
+  for (std::size_t i = length - 1; i-- > 0;) {
+    const bool digit = (magnitude >> i & 1) != 0;
+    const bool coded = length <= 4 ? coder.Decide(digit, kMostScaleDigits + (length - 2) * 4 + value) : coder.Raw(digit);
+    value = value * 2 + (coded ? 1 : 0);
+  }
+  return coder.Raw(difference < 0) ? -static_cast<int>(value) : static_cast<int>(value);
+}
+
+// False where a scale is decoded that is none.
+template <typename Coder>
+bool CodeScales(Coder& coder, std::span<const std::uint8_t> starts, std::span<std::uint8_t> scales) {
+  std::vector<int> means(starts.begin(), starts.end());  // of each column so far, in 1/16
+  for (int& mean : means) mean *= 16;
+  for (std::size_t i = 0; i < scales.size(); ++i) {
+    int& mean = means[i % means.size()];
+    const int expected = (mean + 8) >> 4;
+    const int scale = expected + CodeDifference(coder, scales[i] - expected);
+    if (scale < 0 || scale > 255) return false;
+    scales[i] = static_cast<std::uint8_t>(scale);
+    mean += (16 * scale - mean) >> 2;
+  }
+  return true;
+}
+
+Result<void> CheckEnd(const entropy::RangeDecoder& coder, std::size_t found, std::string_view name) {
+  if (coder.overrun_bytes() <= entropy::kImpliedZeros && coder.unread_bytes() == 0) return {};
+  return Fail(Code::kDataLoss, std::string(name) + ": expected a code of " +
+                                   std::to_string(found + coder.overrun_bytes() - coder.unread_bytes()) +
+                                   " bytes, found " + std::to_string(found));
+}
+
 std::vector<std::uint16_t> Start(std::span<const std::uint8_t> table) {
   std::vector<std::uint16_t> probabilities(kCoderTableBytes);
   for (std::size_t i = 0; i < kCoderTableBytes; ++i) probabilities[i] = static_cast<std::uint16_t>(table[i] << 8 | 128);
@@ -166,13 +211,26 @@ Result<void> DecodeBlock(std::span<const std::uint8_t> code, std::string_view na
   Decoder coder{{}, Start(table)};
   coder.coder.Append(code);
   CodeBlock(coder, layers, tokens, fine_tokens);
-  if (coder.coder.overrun_bytes() > entropy::kImpliedZeros || coder.coder.unread_bytes() > 0) {
-    return Fail(Code::kDataLoss, std::string(name) + ": expected a code of " +
-                                     std::to_string(code.size() + coder.coder.overrun_bytes() -
-                                                    coder.coder.unread_bytes()) +
-                                     " bytes, found " + std::to_string(code.size()));
+  return CheckEnd(coder.coder, code.size(), name);
+}
+
+std::vector<std::uint8_t> EncodeScales(std::span<const std::uint8_t> starts, std::span<const std::uint8_t> scales) {
+  // The coder wants scales that it may write, too: it is the decoder's loop.
+  std::vector<std::uint8_t> copy(scales.begin(), scales.end());
+  Encoder coder{{}, std::vector<std::uint16_t>(kScaleDecisions, 32768)};
+  CodeScales(coder, starts, copy);
+  return coder.coder.Finish();
+}
+
+Result<void> DecodeScales(std::span<const std::uint8_t> code, std::string_view name,
+                          std::span<const std::uint8_t> starts, std::span<std::uint8_t> scales) {
+  Decoder coder{{}, std::vector<std::uint16_t>(kScaleDecisions, 32768)};
+  coder.coder.Append(code);
+  std::fill(scales.begin(), scales.end(), std::uint8_t{0});
+  if (!CodeScales(coder, starts, scales)) {
+    return Fail(Code::kDataLoss, std::string(name) + ": expected scales of 0 to 255, found another");
   }
-  return {};
+  return CheckEnd(coder.coder, code.size(), name);
 }
 
 void CountBlock(std::span<const CodedLayer> layers, std::size_t tokens, std::size_t fine_tokens,

@@ -1,5 +1,6 @@
-// Entropy coding of the stored tier's numbers: whole coordinates of many tokens, each of a deviation known beforehand.
-// Private to kv_cache and its tests. FORMAT.md says what is coded in which order.
+// Entropy coding of packed blocks: the stored tier's numbers, whole coordinates of many tokens, each of a deviation known
+// beforehand; and the scales of latent ones. Private to kv_cache and its tests. FORMAT.md says what is coded in which
+// order.
 //
 // Everything is in integers, so a code means the same numbers on every machine.
 #pragma once
@@ -8,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "common/language_model/kv_cache/kv_cache.h"
@@ -34,7 +36,7 @@ struct CodedLayer {
 inline constexpr unsigned kMostExponent = 24;
 
 // The first `fine_tokens` tokens have numbers that are 2^kFineShift times as large as their classes say.
-inline constexpr unsigned kFineShift = 1;
+inline constexpr unsigned kFineShift = 5;
 
 [[nodiscard]] std::vector<std::uint8_t> EncodeBlock(std::span<const CodedLayer> layers, std::size_t tokens,
                                                     std::size_t fine_tokens, std::span<const std::uint8_t> table);
@@ -45,5 +47,13 @@ inline constexpr unsigned kFineShift = 1;
 
 void CountBlock(std::span<const CodedLayer> layers, std::size_t tokens, std::size_t fine_tokens,
                 CoderCounts& counts);
+
+// `scales` is [tokens, starts.size()]; of each column a scale is expected to be what it was in the tokens before, and in
+// the first one `starts`.
+[[nodiscard]] std::vector<std::uint8_t> EncodeScales(std::span<const std::uint8_t> starts,
+                                                     std::span<const std::uint8_t> scales);
+// Fills `scales`. kDataLoss where the code is too short or too long, or a scale out of range.
+[[nodiscard]] Result<void> DecodeScales(std::span<const std::uint8_t> code, std::string_view name,
+                                        std::span<const std::uint8_t> starts, std::span<std::uint8_t> scales);
 
 }  // namespace holo::kv_cache

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -9,62 +10,109 @@
 namespace holo::kv_cache {
 namespace {
 
-// Rows of queries that meet a tile together: enough to pay for expanding it, few enough to stay in the second cache.
-constexpr std::size_t kRowsAtOnce = 96;
+using Group = AttentionScratch::Group;
 
-// One part of one request, in groups of tokens.
-void AttendPart(std::size_t layer, std::size_t part, const Request& request, float* scratch) {
-  const Cache& cache = *request.cache;
-  const Scheme& scheme = cache.scheme();
-  const std::size_t heads = scheme.heads_per_part();
-  const std::size_t dims = scheme.dims(layer);
-  const std::size_t width = scheme.geometry().width();
-  const std::size_t tokens_at_once = std::max<std::size_t>(1, kRowsAtOnce / heads);
-  const std::size_t most_rows = tokens_at_once * heads;
-  float* const queries = scratch;
-  float* const sums = queries + most_rows * dims;
-  float* const weights = sums + most_rows * dims;
-  float* const largest = weights + most_rows * kBlockTokens;
-  float* const total = largest + most_rows;
-  float* const tile_scratch = total + most_rows;
-  std::array<std::uint8_t, kRowsAtOnce> visible_of_some{};
-  std::vector<std::uint8_t> visible_of_many(most_rows > kRowsAtOnce ? most_rows : 0);
-  std::uint8_t* const visible = visible_of_many.empty() ? visible_of_some.data() : visible_of_many.data();
+// Attention over so many blocks begins from nothing, and is then joined with what the blocks before came to: so threads
+// may share one token's work, and its bits are the same if they do not.
+constexpr std::size_t kSpanBlocks = 4;
+constexpr std::size_t kSpanTokens = kSpanBlocks * kBlockTokens;
 
-  for (std::size_t first = 0; first < request.rows; first += tokens_at_once) {
-    const std::size_t tokens = std::min(tokens_at_once, request.rows - first);
-    compute::AttentionRows rows;
-    rows.rows = tokens * heads;
-    rows.dims = dims;
+// Attention of one group in one layer, step by step. Rows are [key sets, tokens, heads of a set].
+class GroupAttention {
+ public:
+  GroupAttention(std::size_t layer, const Group& group)
+      : layer_(layer),
+        group_(group),
+        cache_(*group.request->cache),
+        scheme_(cache_.scheme()),
+        heads_of_set_(scheme_.heads_per_part() / scheme_.key_sets()),
+        dims_(scheme_.dims(layer)),
+        value_dims_(scheme_.value_dims(layer)) {}
+
+  static std::size_t TokensAtOnce(const Scheme& scheme) {
+    return std::max<std::size_t>(1, scheme.rows_at_once() / scheme.heads_per_part());
+  }
+
+  [[nodiscard]] std::size_t rows() const { return group_.tokens * scheme_.heads_per_part(); }
+  [[nodiscard]] std::size_t spans() const { return (end() + kSpanTokens - 1) / kSpanTokens; }
+  // Floats that the functions below want: of queries, of what one or more spans come to, and of scratch.
+  [[nodiscard]] std::size_t query_floats() const { return rows() * dims_; }
+  [[nodiscard]] std::size_t sum_floats() const { return compute::RoundUp(rows() * (value_dims_ + 2), compute::kPanel); }
+  [[nodiscard]] std::size_t scratch_floats() const {
+    return rows() * kBlockTokens + compute::RoundUp(rows(), kPadding) / sizeof(float) + scheme_.scratch_floats(layer_);
+  }
+
+  void Prepare(float* queries) const {
+    scheme_.PrepareQueries(layer_, group_.part, Of(group_.request->queries), group_.tokens, queries);
+  }
+
+  void AttendSpan(std::size_t span, const float* queries, float* sums, float* scratch) const {
+    compute::AttentionRows rows = Rows(sums);
     rows.queries = queries;
-    rows.sums = sums;
-    rows.largest = largest;
-    rows.total = total;
-    rows.weights = weights;
-    scheme.PrepareQueries(layer, part, request.queries + first * width, tokens, queries);
-    std::fill(sums, sums + rows.rows * dims, 0.0f);
-    std::fill(largest, largest + rows.rows, -std::numeric_limits<float>::infinity());
-    std::fill(total, total + rows.rows, 0.0f);
-    const std::size_t end = cache.tokens() + first + tokens;  // of what the last of these tokens sees
-    for (std::size_t from = 0; from < end; from += kBlockTokens) {
+    rows.weights = scratch;
+    auto* const visible = reinterpret_cast<std::uint8_t*>(rows.weights + rows.rows * kBlockTokens);
+    float* const tile_scratch =
+        rows.weights + rows.rows * kBlockTokens + compute::RoundUp(rows.rows, kPadding) / sizeof(float);
+    std::fill(rows.sums, rows.sums + rows.rows * value_dims_, 0.0f);
+    std::fill(rows.largest, rows.largest + rows.rows, -std::numeric_limits<float>::infinity());
+    std::fill(rows.total, rows.total + rows.rows, 0.0f);
+    const std::size_t last = std::min(end(), (span + 1) * kSpanTokens);
+    for (std::size_t from = span * kSpanTokens; from < last; from += kBlockTokens) {
       for (std::size_t row = 0; row < rows.rows; ++row) {
-        const std::size_t seen = cache.tokens() + first + row / heads + 1;
+        const std::size_t seen = cache_.tokens() + group_.first + row / heads_of_set_ % group_.tokens + 1;
         visible[row] = static_cast<std::uint8_t>(std::clamp(seen, from, from + kBlockTokens) - from);
       }
       const std::size_t block = from / kBlockTokens;
-      const std::uint8_t* const stored = cache.Stored(layer, block);
-      const std::uint8_t* const next = from + kBlockTokens < end ? cache.Stored(layer, block + 1) : nullptr;
-      if (scheme.AttendStored({layer, part, block, stored, next}, rows, visible)) continue;
-      const Scheme::Tile tile = scheme.Expand(layer, part, block, std::min(kBlockTokens, end - from), stored,
-                                              tile_scratch);
+      const std::uint8_t* const stored = cache_.Stored(layer_, block);
+      const std::uint8_t* const next = from + kBlockTokens < end() ? cache_.Stored(layer_, block + 1) : nullptr;
+      if (scheme_.AttendStored({layer_, group_.part, block, stored, next}, rows, visible)) continue;
+      const Scheme::Tile tile = scheme_.Expand(layer_, group_.part, block, std::min(kBlockTokens, end() - from), stored,
+                                               tile_scratch);
       compute::AttendTile(rows, tile.keys, tile.values, visible);
     }
-    for (std::size_t row = 0; row < rows.rows; ++row) {
-      const float inverse = 1 / total[row];
-      for (std::size_t i = 0; i < dims; ++i) sums[row * dims + i] *= inverse;
-    }
-    scheme.Finish(layer, part, sums, tokens, request.out + first * width);
   }
+
+  void Join(float* sums, float* later) const { compute::JoinAttention(Rows(sums), Rows(later)); }
+
+  void Finish(float* sums) const {
+    const compute::AttentionRows rows = Rows(sums);
+    for (std::size_t row = 0; row < rows.rows; ++row) {
+      const float inverse = 1 / rows.total[row];
+      for (std::size_t i = 0; i < value_dims_; ++i) sums[row * value_dims_ + i] *= inverse;
+    }
+    scheme_.Finish(layer_, group_.part, sums, group_.tokens, Of(group_.request->out));
+  }
+
+ private:
+  static constexpr std::size_t kPadding = 64;
+
+  // Of what the last of these tokens sees.
+  [[nodiscard]] std::size_t end() const { return cache_.tokens() + group_.first + group_.tokens; }
+  template <typename T>
+  [[nodiscard]] T* Of(T* rows) const {
+    return rows + group_.first * scheme_.geometry().width();
+  }
+  compute::AttentionRows Rows(float* sums) const {
+    compute::AttentionRows of;
+    of.rows = rows();
+    of.dims = dims_;
+    of.value_dims = value_dims_;
+    of.key_sets = scheme_.key_sets();
+    of.sums = sums;
+    of.largest = sums + of.rows * value_dims_;
+    of.total = of.largest + of.rows;
+    return of;
+  }
+
+  std::size_t layer_;
+  const Group& group_;
+  const Cache& cache_;
+  const Scheme& scheme_;
+  std::size_t heads_of_set_, dims_, value_dims_;
+};
+
+void Grow(compute::AlignedBytes& memory, std::size_t floats) {
+  if (memory.size() < floats * sizeof(float)) memory = compute::AlignedBytes(floats * sizeof(float));
 }
 
 std::shared_ptr<compute::AlignedBytes> Copy(const compute::AlignedBytes& block) {
@@ -100,39 +148,45 @@ Result<void> Scheme::Unpack(std::size_t block, std::size_t, std::span<const std:
 }
 
 Rotation::Rotation(std::span<const double> frequencies, std::size_t positions)
-    : pairs_(frequencies.size()), positions_(positions), table_(positions * 2 * pairs_) {
-  for (std::size_t position = 0; position < positions; ++position) {
-    float* const cosines = table_.data() + position * 2 * pairs_;
+    : pairs_(frequencies.size()), table_(compute::RoundUp(positions, kBlockTokens) * 2 * pairs_) {
+  for (std::size_t position = 0; position < compute::RoundUp(positions, kBlockTokens); ++position) {
     for (std::size_t i = 0; i < pairs_; ++i) {
       const double angle = static_cast<double>(position) * frequencies[i];
-      cosines[i] = static_cast<float>(std::cos(angle));
-      cosines[pairs_ + i] = static_cast<float>(std::sin(angle));
+      float* const cosine = table_.data() + (position / kBlockTokens * 2 * pairs_ + i) * kBlockTokens + position % kBlockTokens;
+      cosine[0] = static_cast<float>(std::cos(angle));
+      cosine[pairs_ * kBlockTokens] = static_cast<float>(std::sin(angle));
     }
   }
 }
 
 void Rotation::Turn(std::size_t position, std::size_t heads, float* values) const {
-  const float* const cosines = Cosines(position);
-  const float* const sines = Sines(position);
-  for (std::size_t head = 0; head < heads; ++head, values += 2 * pairs_) {
-    for (std::size_t i = 0; i < pairs_; ++i) {
-      const float a = values[i];
-      const float b = values[pairs_ + i];
-      values[i] = a * cosines[i] - b * sines[i];
-      values[pairs_ + i] = a * sines[i] + b * cosines[i];
+  for (std::size_t i = 0; i < pairs_; ++i) {
+    const float cosine = Cosines(position / kBlockTokens, i)[position % kBlockTokens];
+    const float sine = Sines(position / kBlockTokens, i)[position % kBlockTokens];
+    for (std::size_t head = 0; head < heads; ++head) {
+      float& first = values[head * 2 * pairs_ + i];
+      float& second = values[head * 2 * pairs_ + pairs_ + i];
+      const float a = first;
+      const float b = second;
+      first = a * cosine - b * sine;
+      second = a * sine + b * cosine;
     }
   }
 }
 
 void Rotation::TurnBack(std::size_t position, float* values) const {
-  const float* const cosines = Cosines(position);
-  const float* const sines = Sines(position);
   for (std::size_t i = 0; i < pairs_; ++i) {
+    const float cosine = Cosines(position / kBlockTokens, i)[position % kBlockTokens];
+    const float sine = Sines(position / kBlockTokens, i)[position % kBlockTokens];
     const float a = values[i];
     const float b = values[pairs_ + i];
-    values[i] = a * cosines[i] + b * sines[i];
-    values[pairs_ + i] = b * cosines[i] - a * sines[i];
+    values[i] = a * cosine + b * sine;
+    values[pairs_ + i] = b * cosine - a * sine;
   }
+}
+
+void Rotation::TurnBlock(std::size_t block, float* values) const {
+  compute::TurnTile(Cosines(block, 0), Sines(block, 0), pairs_, values);
 }
 
 Cache::Cache(std::shared_ptr<const Scheme> scheme) : scheme_(std::move(scheme)) {}
@@ -209,25 +263,70 @@ Result<void> Cache::Load(std::size_t tokens, std::span<const std::uint8_t> packe
 
 void Attend(std::size_t layer, std::span<const Request> requests, AttentionScratch& scratch,
             compute::ThreadPool& pool) {
-  if (requests.empty()) return;
-  std::size_t most_floats = 0;
+  std::vector<Group>& groups = scratch.groups;
+  groups.clear();
+  std::size_t query_floats = 0;
+  std::size_t sum_floats = 0;
+  std::size_t scratch_floats = 0;
+  std::size_t all_spans = 0;
   for (const Request& request : requests) {
     const Scheme& scheme = request.cache->scheme();
-    const std::size_t rows = std::max(kRowsAtOnce, scheme.heads_per_part());
-    most_floats =
-        std::max(most_floats, rows * (2 * scheme.dims(layer) + kBlockTokens + 2) + scheme.scratch_floats(layer));
+    const std::size_t at_once = GroupAttention::TokensAtOnce(scheme);
+    for (std::size_t part = 0; part < scheme.parts(); ++part) {
+      for (std::size_t first = 0; first < request.rows; first += at_once) {
+        groups.push_back({&request, part, first, std::min(at_once, request.rows - first)});
+        const GroupAttention attention(layer, groups.back());
+        query_floats = std::max(query_floats, attention.query_floats());
+        sum_floats = std::max(sum_floats, attention.sum_floats());
+        scratch_floats = std::max(scratch_floats, attention.scratch_floats());
+        all_spans += attention.spans();
+      }
+    }
   }
+  const bool shares = groups.size() < std::size_t{4} * pool.threads() && pool.threads() > 1 && all_spans > groups.size();
   scratch.workers.resize(std::max<std::size_t>(scratch.workers.size(), pool.threads()));
-  for (compute::AlignedBytes& bytes : scratch.workers) {
-    if (bytes.size() < most_floats * sizeof(float)) bytes = compute::AlignedBytes(most_floats * sizeof(float));
+  for (compute::AlignedBytes& memory : scratch.workers) {
+    Grow(memory, scratch_floats + (shares ? 0 : query_floats + 2 * sum_floats));
   }
-  // All schemes of one geometry may still differ in their number of parts: the most there can be is the heads.
-  const std::size_t heads = requests.front().cache->scheme().geometry().heads;
-  pool.ForEach(requests.size() * heads, [&](std::size_t task, unsigned worker) {
-    const Request& request = requests[task / heads];
-    const std::size_t part = task % heads;
-    if (part >= request.cache->scheme().parts()) return;
-    AttendPart(layer, part, request, scratch.workers[worker].as<float>());
+  if (!shares) {
+    pool.ForEach(groups.size(), [&](std::size_t task, unsigned worker) {
+      const GroupAttention attention(layer, groups[task]);
+      float* const queries = scratch.workers[worker].as<float>();
+      float* const sums = queries + query_floats;
+      float* const later = sums + sum_floats;
+      float* const own_scratch = later + sum_floats;
+      attention.Prepare(queries);
+      attention.AttendSpan(0, queries, sums, own_scratch);
+      for (std::size_t span = 1; span < attention.spans(); ++span) {
+        attention.AttendSpan(span, queries, later, own_scratch);
+        attention.Join(sums, later);
+      }
+      attention.Finish(sums);
+    });
+    return;
+  }
+  // Queries of all groups, then what all their spans come to. Room grows by more than a span at a time.
+  Grow(scratch.shared, groups.size() * query_floats + std::bit_ceil(all_spans) * sum_floats);
+  float* const queries = scratch.shared.as<float>();
+  float* const sums = queries + groups.size() * query_floats;
+  pool.ForEach(groups.size(), [&](std::size_t task, unsigned) {
+    GroupAttention(layer, groups[task]).Prepare(queries + task * query_floats);
+  });
+  pool.ForEach(all_spans, [&](std::size_t task, unsigned worker) {
+    std::size_t group = 0;
+    std::size_t span = task;
+    for (; span >= GroupAttention(layer, groups[group]).spans(); ++group) {
+      span -= GroupAttention(layer, groups[group]).spans();
+    }
+    GroupAttention(layer, groups[group])
+        .AttendSpan(span, queries + group * query_floats, sums + task * sum_floats, scratch.workers[worker].as<float>());
+  });
+  pool.ForEach(groups.size(), [&](std::size_t task, unsigned) {
+    float* own = sums;
+    for (std::size_t group = 0; group < task; ++group) own += GroupAttention(layer, groups[group]).spans() * sum_floats;
+    const GroupAttention attention(layer, groups[task]);
+    for (std::size_t span = 1; span < attention.spans(); ++span) attention.Join(own, own + span * sum_floats);
+    attention.Finish(own);
   });
 }
 

@@ -46,23 +46,27 @@ struct Geometry {
 // turned by position * frequency i. Constant; may be used from any thread.
 class Rotation {
  public:
-  // `frequencies` are radians a token, [head_width / 2]. Takes 4 head_width bytes for each of `positions`.
+  // `frequencies` are radians a token, [head_width / 2]. Takes 4 head_width bytes for each of `positions`, of which
+  // there are whole blocks.
   Rotation(std::span<const double> frequencies, std::size_t positions);
 
   [[nodiscard]] std::size_t head_width() const { return 2 * pairs_; }
-  [[nodiscard]] std::size_t positions() const { return positions_; }
-  // Of one position, below positions(): [head_width / 2] each.
-  [[nodiscard]] const float* Cosines(std::size_t position) const { return table_.data() + position * 2 * pairs_; }
-  [[nodiscard]] const float* Sines(std::size_t position) const { return Cosines(position) + pairs_; }
   // `heads` heads of one token, which lie behind each other, in place.
   void Turn(std::size_t position, std::size_t heads, float* values) const;
   // The opposite, of one head.
   void TurnBack(std::size_t position, float* values) const;
+  // One head of all tokens of a block, transposed: [head_width, kBlockTokens], in place.
+  void TurnBlock(std::size_t block, float* values) const;
 
  private:
+  // Of a pair, one for each token of the block.
+  [[nodiscard]] const float* Cosines(std::size_t block, std::size_t pair) const {
+    return table_.data() + (block * 2 * pairs_ + pair) * kBlockTokens;
+  }
+  [[nodiscard]] const float* Sines(std::size_t block, std::size_t pair) const { return Cosines(block, pairs_ + pair); }
+
   std::size_t pairs_;
-  std::size_t positions_;
-  std::vector<float> table_;  // [positions, 2, pairs]: cosines and sines
+  std::vector<float> table_;  // [blocks, 2, pairs, kBlockTokens]: cosines and sines
 };
 
 // Consecutive tokens in one layer: what may be stored of them.
@@ -76,7 +80,8 @@ struct Rows {
   std::size_t key_stride = 0;
 };
 
-// Heads that attend to the same stored numbers form a part; parts are computed independently.
+// Heads that attend to the same stored numbers form a part; parts are computed independently. Within a part there may be
+// several sets of keys, each for as many of its heads, while all have the same values.
 class Scheme {
  public:
   virtual ~Scheme() = default;
@@ -104,8 +109,12 @@ class Scheme {
   }
   [[nodiscard]] virtual std::size_t parts() const = 0;
   [[nodiscard]] std::size_t heads_per_part() const { return geometry_.heads / parts(); }
-  // Length of a stored key or value as attention sees it; a multiple of compute::kPanel.
+  [[nodiscard]] virtual std::size_t key_sets() const { return 1; }
+  // Length of a stored key as attention sees it, and of a value; multiples of compute::kPanel.
   [[nodiscard]] virtual std::size_t dims(std::size_t layer) const = 0;
+  [[nodiscard]] virtual std::size_t value_dims(std::size_t layer) const { return dims(layer); }
+  // Rows of queries that meet a tile together: enough to pay for expanding it, few enough to stay in the second cache.
+  [[nodiscard]] virtual std::size_t rows_at_once() const { return 96; }
   // What Write() wants of each row besides the row itself: coordinates, projected for many rows at once.
   [[nodiscard]] virtual std::size_t prepared_width(std::size_t layer) const {
     (void)layer;
@@ -116,12 +125,12 @@ class Scheme {
   // Stores row `row` in its place in its block, whatever was there. `prepared` belongs to that row.
   virtual void Write(std::size_t layer, std::size_t block, std::size_t place, const Rows& rows, std::size_t row,
                      const float* prepared, std::uint8_t* stored) const = 0;
-  // Queries [tokens, width] become [tokens, heads_per_part, dims], with the softmax's scale.
+  // Queries [tokens, width] become [key_sets, tokens, heads_per_part / key_sets, dims], with the softmax's scale.
   virtual void PrepareQueries(std::size_t layer, std::size_t part, const float* queries, std::size_t tokens,
                               float* out) const = 0;
   struct Tile {
-    const float* keys = nullptr;    // [dims, kBlockTokens]
-    const float* values = nullptr;  // [kBlockTokens, dims]
+    const float* keys = nullptr;    // [key_sets, dims, kBlockTokens]
+    const float* values = nullptr;  // [kBlockTokens, value_dims]
   };
   // The first `tokens` places are meaningful, the others finite. `scratch` has scratch_floats() values, and the tile
   // may lie there or in `stored`.
@@ -143,7 +152,8 @@ class Scheme {
     (void)place, (void)rows, (void)visible;
     return false;
   }
-  // Weighted means of stored values [tokens, heads_per_part, dims] become the part's columns of out [tokens, width].
+  // Weighted means of stored values [key_sets, tokens, heads_per_part / key_sets, value_dims] become the part's columns of
+  // out [tokens, width].
   virtual void Finish(std::size_t layer, std::size_t part, const float* means, std::size_t tokens,
                       float* out) const = 0;
 
@@ -188,7 +198,7 @@ enum class Method : std::uint8_t {
   kReport = 2,
   // Coordinates as in kLatent, but all of them rounded to whole numbers of one step, which costs every coordinate the
   // same error. In memory they take 2 bytes each; SaveCache() and SaveBlock() code them by their deviations, without
-  // further loss, in a fraction of that. Of the first kExactTokens tokens the step is a half. Where a token of a layer
+  // further loss, in a fraction of that. Of the first kExactTokens tokens the step is a 32nd. Where a token of a layer
   // has numbers beyond +-32767, its step is doubled until it has none.
   kStored = 3,
 };
@@ -240,9 +250,9 @@ struct LayerWeights {
   std::vector<float> value_weights;  // [width, key_width]
   std::vector<float> value_bias;     // [key_width]
 };
-// With a rotation, keys and values of a tile are rebuilt when it is attended to, and keys are rotated then; without
-// one, attention is computed on the coordinates. kInvalidArgument where `layers` or the rotation do not belong to the
-// basis's geometry, kUnimplemented for grouped heads without a rotation and for the method report with one.
+// Attention is computed on the coordinates; with a rotation, a tile's keys are rebuilt when it is attended to, and rotated
+// then. kInvalidArgument where `layers` or the rotation do not belong to the basis's geometry, kUnimplemented for grouped
+// heads without a rotation.
 [[nodiscard]] Result<std::shared_ptr<const Scheme>> MakeProjectedScheme(
     const Basis& basis, std::span<const LayerWeights> layers, std::shared_ptr<const Rotation> rotation = nullptr);
 
@@ -337,11 +347,6 @@ struct CoderCounts {
 void CountDecisions(const Cache& cache, CoderCounts& counts);
 [[nodiscard]] std::vector<std::uint8_t> MakeCoderTable(const CoderCounts& counts);
 
-// Memory of Attend(), one for each worker of the pool. Grows and stays.
-struct AttentionScratch {
-  std::vector<compute::AlignedBytes> workers;
-};
-
 // Attention of the `rows` newest tokens of one sequence, appended but not committed: each sees itself and all before
 // it.
 struct Request {
@@ -350,6 +355,21 @@ struct Request {
   const float* queries = nullptr;  // [rows, width]
   float* out = nullptr;            // [rows, width]
 };
+
+// Memory of Attend(). Grows and stays.
+struct AttentionScratch {
+  // Neighbouring tokens of one part of a request, whose queries meet a tile together.
+  struct Group {
+    const Request* request = nullptr;
+    std::size_t part = 0;
+    std::size_t first = 0;
+    std::size_t tokens = 0;
+  };
+  std::vector<Group> groups;
+  std::vector<compute::AlignedBytes> workers;
+  compute::AlignedBytes shared;  // of groups that several workers attend to
+};
+
 // All caches have schemes of the same geometry.
 void Attend(std::size_t layer, std::span<const Request> requests, AttentionScratch& scratch, compute::ThreadPool& pool);
 

@@ -4,7 +4,7 @@
 // value_bias, as the weights sum to 1.
 //
 // A rotated key is not that: the rotation differs from token to token. Then a tile's keys are rebuilt from the first
-// coordinates and rotated, its values rebuilt from the others, and attention is what it is for plain caches.
+// coordinates and rotated, for all heads at once; means of values are taken of coordinates in any case.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -19,12 +19,11 @@ namespace {
 using compute::Matrix;
 
 struct LayerMaps {
-  std::vector<Matrix> queries;  // for each head: head_width -> dims, with the softmax's scale
-  std::vector<Matrix> values;   // for each head: dims -> head_width
-  // With a rotation instead, for each head of keys: coordinates -> head_width rounded up.
-  std::vector<Matrix> rebuilt_keys, rebuilt_values;
-  std::size_t coordinates = 0;  // of keys and values together, rounded up
-  std::size_t first_of_values = 0;
+  std::vector<Matrix> queries;  // for each head: head_width -> dims, with the softmax's scale; none with a rotation
+  std::vector<Matrix> values;   // for each head, with a rotation each head of keys: value_dims -> head_width
+  // With a rotation, of all heads: the first coordinates -> dims each.
+  Matrix keys;
+  std::size_t first_of_values = 0;  // the coordinate
 };
 
 // out [rows, columns] = a [rows, inner] b [inner, columns], summed in double.
@@ -76,13 +75,16 @@ std::vector<float> CentringBias(std::span<const float> mean, std::span<const flo
 
 class ProjectedScheme : public Scheme {
  public:
-  std::size_t parts() const override {
-    return rotation_ != nullptr ? geometry().keys() : geometry().heads / heads_together_;
-  }
+  std::size_t parts() const override { return rotation_ != nullptr ? 1 : geometry().heads / heads_together_; }
+  std::size_t key_sets() const override { return rotation_ != nullptr ? geometry().keys() : 1; }
   std::size_t dims(std::size_t layer) const override { return dims_[layer]; }
+  std::size_t value_dims(std::size_t layer) const override { return value_dims_[layer]; }
+  // Rebuilding keys costs more than expanding coordinates.
+  std::size_t rows_at_once() const override { return rotation_ != nullptr ? 288 : Scheme::rows_at_once(); }
   bool takes_unrotated_keys() const override { return rotation_ != nullptr; }
   std::size_t scratch_floats(std::size_t layer) const override {
-    return (2 * dims_[layer] + (rotation_ != nullptr ? maps_[layer].coordinates : 0)) * kBlockTokens;
+    if (rotation_ == nullptr) return 2 * dims_[layer] * kBlockTokens;
+    return (2 * KeyRows(layer) + value_dims_[layer] + prepared_width(layer) + compute::kPanel) * kBlockTokens;
   }
 
   void PrepareQueries(std::size_t layer, std::size_t part, const float* queries, std::size_t tokens,
@@ -90,11 +92,13 @@ class ProjectedScheme : public Scheme {
     const std::size_t head_width = geometry().head_width;
     if (rotation_ != nullptr) {
       const float scale = 1 / std::sqrt(static_cast<float>(head_width));
-      for (std::size_t token = 0; token < tokens; ++token) {
-        const float* from = queries + token * geometry().width() + part * heads_per_part() * head_width;
-        for (std::size_t head = 0; head < heads_per_part(); ++head, from += head_width, out += dims_[layer]) {
-          for (std::size_t i = 0; i < head_width; ++i) out[i] = from[i] * scale;
-          std::fill(out + head_width, out + dims_[layer], 0.0f);
+      for (std::size_t set = 0; set < key_sets(); ++set) {
+        for (std::size_t token = 0; token < tokens; ++token) {
+          const float* from = queries + token * geometry().width() + set * heads_of_set() * head_width;
+          for (std::size_t head = 0; head < heads_of_set(); ++head, from += head_width, out += dims_[layer]) {
+            for (std::size_t i = 0; i < head_width; ++i) out[i] = from[i] * scale;
+            std::fill(out + head_width, out + dims_[layer], 0.0f);
+          }
         }
       }
       return;
@@ -108,18 +112,26 @@ class ProjectedScheme : public Scheme {
 
   void Finish(std::size_t layer, std::size_t part, const float* means, std::size_t tokens, float* out) const override {
     const std::size_t head_width = geometry().head_width;
+    const std::size_t value_dims = value_dims_[layer];
     if (rotation_ != nullptr) {
-      for (std::size_t token = 0; token < tokens; ++token) {
-        float* to = out + token * geometry().width() + part * heads_per_part() * head_width;
-        for (std::size_t head = 0; head < heads_per_part(); ++head, to += head_width, means += dims_[layer]) {
-          std::copy_n(means, head_width, to);
+      const std::size_t heads = heads_of_set();
+      for (std::size_t set = 0; set < key_sets(); ++set, means += tokens * heads * value_dims) {
+        const Matrix& map = maps_[layer].values[set];
+        float* const to = out + set * heads * head_width;
+        if (tokens == 1) {  // its heads lie behind each other
+          compute::MultiplyRows(map, means, value_dims, heads, to, head_width, compute::Store::kReplace);
+          continue;
+        }
+        for (std::size_t head = 0; head < heads; ++head) {
+          compute::MultiplyRows(map, means + head * value_dims, heads * value_dims, tokens, to + head * head_width,
+                                geometry().width(), compute::Store::kReplace);
         }
       }
       return;
     }
     for (std::size_t i = 0; i < heads_together_; ++i) {
       const std::size_t head = part * heads_together_ + i;
-      compute::MultiplyRows(maps_[layer].values[head], means + i * dims_[layer], heads_together_ * dims_[layer], tokens,
+      compute::MultiplyRows(maps_[layer].values[head], means + i * value_dims, heads_together_ * value_dims, tokens,
                             out + head * head_width, geometry().width(), compute::Store::kReplace);
     }
   }
@@ -130,16 +142,15 @@ class ProjectedScheme : public Scheme {
     // Heads share what is expanded for them; six rows are what a kernel takes at a time.
     while (basis.geometry.heads % heads_together_ != 0) --heads_together_;
     constexpr auto kF32 = compute::WeightType::kF32;
-    const std::size_t head_width = basis.geometry.head_width;
+    const Geometry& of = basis.geometry;
     std::size_t bytes = 0;
     for (const BasisLayer& layer : basis.layers) {
       const std::size_t dims = compute::RoundUp(layer.rank, compute::kPanel);
-      const std::size_t of_heads =
-          rotation_ != nullptr
-              ? 2 * basis.geometry.keys() * Matrix::Share(kF32, dims, compute::RoundUp(head_width, compute::kPanel))
-              : basis.geometry.heads * (Matrix::Share(kF32, head_width, dims) + Matrix::Share(kF32, dims, head_width));
-      bytes += of_heads +
-               (basis.method == Method::kReport ? 2 : 1) * Matrix::Share(kF32, basis.geometry.width(), layer.rank);
+      bytes += rotation_ != nullptr
+                   ? Matrix::Share(kF32, layer.rank, of.keys() * compute::RoundUp(of.head_width, compute::kPanel)) +
+                         of.keys() * Matrix::Share(kF32, dims, of.head_width)
+                   : of.heads * (Matrix::Share(kF32, of.head_width, dims) + Matrix::Share(kF32, dims, of.head_width));
+      bytes += (basis.method == Method::kReport ? 2 : 1) * Matrix::Share(kF32, of.width(), layer.rank);
     }
     arena_ = std::make_shared<compute::Arena>(bytes);
   }
@@ -153,17 +164,12 @@ class ProjectedScheme : public Scheme {
     std::vector<float> offset = Product(from.mean, weights.value_weights, width, key_width);
     for (std::size_t i = 0; i < key_width; ++i) offset[i] += weights.value_bias[i];
     if (rotation_ != nullptr) {
-      dims_.push_back(compute::RoundUp(geometry().head_width, compute::kPanel));
-      const std::vector<float> key_offset = Product(from.mean, weights.key_weights, width, key_width);
       const std::size_t key_rank = from.key_rank == 0 ? from.rank : from.key_rank;
-      LayerMaps maps;
-      maps.coordinates = compute::RoundUp(from.rank, compute::kPanel);
-      maps.first_of_values = from.key_rank;
-      maps.rebuilt_keys = Rebuild(std::span(keys).first(key_rank * key_width), key_offset);
-      maps.rebuilt_values = Rebuild(std::span(values).subspan(from.key_rank * key_width), offset);
-      maps_.push_back(std::move(maps));
+      AddRotatedLayer(std::span(keys).first(key_rank * key_width), Product(from.mean, weights.key_weights, width, key_width),
+                      std::span(values).subspan(from.key_rank * key_width), offset, from.key_rank);
     } else {
       dims_.push_back(compute::RoundUp(from.rank, compute::kPanel));
+      value_dims_.push_back(dims_.back());
       maps_.push_back(MakeMaps(geometry(), from.rank, dims_.back(), keys, values, offset, arena_));
     }
     encoders_.emplace_back().push_back(Matrix::Pack(compute::WeightType::kF32, width, from.rank, from.encoder,
@@ -175,59 +181,96 @@ class ProjectedScheme : public Scheme {
     compute::Multiply(encoders_[layer][0], rows.normalised, rows.count, out, compute::Store::kReplace, scratch, pool);
   }
 
-  // What Expand() makes of coordinates [kBlockTokens, rank rounded up], which lie behind the tile in `scratch`.
-  Tile FromCoordinates(std::size_t layer, std::size_t part, std::size_t block, std::size_t tokens,
-                       float* scratch) const {
-    const std::size_t dims = dims_[layer];
-    float* const values = scratch;
-    float* const keys = scratch + dims * kBlockTokens;
-    if (rotation_ == nullptr) {
-      compute::TransposeTile(values, dims, keys);
-      return {keys, values};
-    }
-    const LayerMaps& maps = maps_[layer];
-    const float* const coordinates = scratch + 2 * dims * kBlockTokens;
-    // Values have the place of the keys before their transposition first.
-    compute::MultiplyRows(maps.rebuilt_keys[part], coordinates, maps.coordinates, tokens, values, dims,
-                          compute::Store::kReplace);
-    for (std::size_t token = 0; token < tokens; ++token) {
-      rotation_->Turn(block * kBlockTokens + token, 1, values + token * dims);
-    }
-    std::fill(values + tokens * dims, values + kBlockTokens * dims, 0.0f);
-    compute::TransposeTile(values, dims, keys);
-    compute::MultiplyRows(maps.rebuilt_values[part], coordinates + maps.first_of_values, maps.coordinates, tokens,
-                          values, dims, compute::Store::kReplace);
-    return {keys, values};
-  }
-  // Where coordinates go: into the tile itself where attention is computed on them.
-  float* CoordinatesIn(std::size_t layer, float* scratch) const {
-    return rotation_ == nullptr ? scratch : scratch + 2 * dims_[layer] * kBlockTokens;
-  }
-  std::size_t coordinates(std::size_t layer) const {
-    return rotation_ == nullptr ? dims_[layer] : maps_[layer].coordinates;
-  }
-
-  // For all heads of keys, from so many coordinates, of which `map` [rank, key_width] says what they add to `offset`.
-  std::vector<Matrix> Rebuild(std::span<const float> map, std::span<const float> offset) const {
+  // `keys` and `values` say what a coordinate of 1 adds to the keys and to the values of all heads, [coordinates, key_width]
+  // each, and the offsets what they are otherwise.
+  void AddRotatedLayer(std::span<const float> keys, std::span<const float> key_offset, std::span<const float> values,
+                       std::span<const float> value_offset, std::size_t first_of_values) {
     const std::size_t head_width = geometry().head_width;
     const std::size_t key_width = geometry().key_width();
-    const std::size_t rank = map.size() / key_width;
-    const std::size_t dims = compute::RoundUp(head_width, compute::kPanel);
-    std::vector<Matrix> rebuilt;
+    dims_.push_back(compute::RoundUp(head_width, compute::kPanel));
+    value_dims_.push_back(compute::RoundUp(values.size() / key_width, compute::kPanel));
+    LayerMaps maps;
+    maps.first_of_values = first_of_values;
+    maps.keys = Matrix::Pack(compute::WeightType::kF32, keys.size() / key_width, key_sets() * dims_.back(),
+                             PadHeads(keys, dims_.back()), PadHeads(key_offset, dims_.back()), arena_);
     for (std::size_t first = 0; first < key_width; first += head_width) {
-      std::vector<float> own(rank * dims);
-      for (std::size_t i = 0; i < rank; ++i) {
-        std::copy_n(map.data() + i * key_width + first, head_width, own.data() + i * dims);
+      std::vector<float> own(value_dims_.back() * head_width);
+      for (std::size_t i = 0; i < values.size() / key_width; ++i) {
+        std::copy_n(values.data() + i * key_width + first, head_width, own.data() + i * head_width);
       }
-      std::vector<float> bias(dims);
-      std::copy_n(offset.data() + first, head_width, bias.data());
-      rebuilt.push_back(Matrix::Pack(compute::WeightType::kF32, rank, dims, own, bias, arena_));
+      maps.values.push_back(Matrix::Pack(compute::WeightType::kF32, value_dims_.back(), head_width, own,
+                                         value_offset.subspan(first, head_width), arena_));
     }
-    return rebuilt;
+    maps_.push_back(std::move(maps));
   }
 
+  // Rows [key_width] with every head `dims` wide.
+  std::vector<float> PadHeads(std::span<const float> rows, std::size_t dims) const {
+    const std::size_t head_width = geometry().head_width;
+    std::vector<float> padded(rows.size() / head_width * dims);
+    for (std::size_t head = 0; head < rows.size() / head_width; ++head) {
+      std::copy_n(rows.data() + head * head_width, head_width, padded.data() + head * dims);
+    }
+    return padded;
+  }
+
+  // The tile of coordinates [kBlockTokens, dims] that lie at the beginning of `scratch`.
+  Tile FromCoordinates(std::size_t layer, float* scratch) const {
+    float* const keys = scratch + dims_[layer] * kBlockTokens;
+    compute::TransposeTile(scratch, dims_[layer], keys);
+    return {keys, scratch};
+  }
+
+  // Where a rotated tile is made.
+  struct RotatedTile {
+    float* keys = nullptr;         // [key_sets, dims, kBlockTokens]
+    float* values = nullptr;       // [kBlockTokens, value_dims]
+    float* rows = nullptr;         // [kBlockTokens, key_sets, dims], scratch
+    float* coordinates = nullptr;  // [kBlockTokens, prepared_width], scratch
+  };
+  RotatedTile RotatedIn(std::size_t layer, float* scratch) const {
+    RotatedTile tile;
+    tile.keys = scratch;
+    tile.values = tile.keys + KeyRows(layer) * kBlockTokens;
+    tile.rows = tile.values + value_dims_[layer] * kBlockTokens;
+    tile.coordinates = tile.rows + KeyRows(layer) * kBlockTokens;
+    return tile;
+  }
+  std::size_t KeyRows(std::size_t layer) const { return key_sets() * dims_[layer]; }
+
+  // The values of `tokens` tokens from their coordinates, the other places 0.
+  void TakeValues(std::size_t layer, std::size_t tokens, const RotatedTile& tile) const {
+    const std::size_t first = maps_[layer].first_of_values;
+    const std::size_t count = prepared_width(layer) - first;
+    std::fill(tile.values, tile.values + value_dims_[layer] * kBlockTokens, 0.0f);
+    for (std::size_t token = 0; token < tokens; ++token) {
+      std::copy_n(tile.coordinates + token * prepared_width(layer) + first, count,
+                  tile.values + token * value_dims_[layer]);
+    }
+  }
+  // The keys of `tokens` tokens as rows, before they are rotated.
+  void RebuildKeys(std::size_t layer, std::size_t tokens, const RotatedTile& tile) const {
+    compute::MultiplyRows(maps_[layer].keys, tile.coordinates, prepared_width(layer), tokens, tile.rows, KeyRows(layer),
+                          compute::Store::kReplace);
+  }
+  void TurnKeys(std::size_t layer, std::size_t block, const RotatedTile& tile) const {
+    for (std::size_t set = 0; set < key_sets(); ++set) {
+      rotation_->TurnBlock(block, tile.keys + set * dims_[layer] * kBlockTokens);
+    }
+  }
+  // The tile of coordinates that lie where RotatedIn() says.
+  Tile FromRotated(std::size_t layer, std::size_t block, std::size_t tokens, const RotatedTile& tile) const {
+    TakeValues(layer, tokens, tile);
+    RebuildKeys(layer, tokens, tile);
+    std::fill(tile.rows + tokens * KeyRows(layer), tile.rows + kBlockTokens * KeyRows(layer), 0.0f);
+    compute::TransposeTile(tile.rows, KeyRows(layer), tile.keys);
+    TurnKeys(layer, block, tile);
+    return {tile.keys, tile.values};
+  }
+  std::size_t heads_of_set() const { return geometry().heads / geometry().keys(); }
+
   std::shared_ptr<const Rotation> rotation_;  // null where positions are learned
-  std::vector<std::size_t> dims_;             // of each layer
+  std::vector<std::size_t> dims_, value_dims_;  // of each layer
   std::vector<LayerMaps> maps_;
   std::vector<std::vector<Matrix>> encoders_;  // of the normalised row, or of keys and of values
   std::shared_ptr<compute::Arena> arena_;      // of all these matrices
@@ -247,18 +290,26 @@ class LatentScheme final : public ProjectedScheme {
     for (std::size_t layer = 0; layer < basis.layers.size(); ++layer) {
       const BasisLayer& from = basis.layers[layer];
       AddLatentLayer(from, weights[layer]);
-      bits_.push_back(from.bits);
-      std::size_t record = 0;
-      std::size_t scales = 0;
-      for (const std::uint8_t bits : from.bits) {
-        record += 4 * bits;
-        scales += bits > 0 ? 1 : 0;
+      Records& coded = coded_.emplace_back();
+      for (const std::uint8_t bits : from.bits) coded.scale_bytes += bits > 0 ? 1 : 0;
+      coded.record_bytes = coded.scale_bytes;
+      const std::size_t first_of_values = maps_.back().first_of_values;
+      std::size_t scale_at = 0;
+      for (std::size_t i = 0; i < from.bits.size(); ++i) {
+        if (from.bits[i] == 0) continue;
+        const compute::CodedGroup group = {from.bits[i], i * kGroup, scale_at++, coded.record_bytes};
+        scale_starts_.push_back(kUsualScales[from.bits[i]]);
+        coded.record_bytes += std::size_t{4} * from.bits[i];
+        if (from.key_rank == 0 || group.column < from.key_rank) coded.keys.push_back(group);
+        if (group.column < first_of_values) continue;
+        coded.values.push_back(group);
+        coded.values.back().column -= first_of_values;
       }
-      record += scales;
-      record_bytes_.push_back(record);
-      scale_bytes_.push_back(scales);
-      other_blocks.push_back(record * kBlockTokens);
-      first_block.push_back(record * kBlockTokens + kExactTokens * from.rank * sizeof(std::uint16_t));
+      if (rotation_ != nullptr) AddKeyMap(from, weights[layer]);
+      other_blocks.push_back(coded.record_bytes * kBlockTokens);
+      first_block.push_back(other_blocks.back() + kExactTokens * from.rank * sizeof(std::uint16_t));
+      ranks_.push_back(from.rank);
+      bits_.push_back(from.bits);
     }
     SetLayerBytes(first_block, other_blocks);
     for (int exponent = 0; exponent < 256; ++exponent) {
@@ -269,63 +320,152 @@ class LatentScheme final : public ProjectedScheme {
 
   std::string name() const override { return std::string(MethodName(Method::kLatent)); }
   bool needs_keys_and_values() const override { return false; }
-  std::size_t prepared_width(std::size_t layer) const override { return coordinates(layer); }
+  std::size_t prepared_width(std::size_t layer) const override { return ranks_[layer]; }
 
   void Write(std::size_t layer, std::size_t block, std::size_t place, const Rows&, std::size_t, const float* prepared,
              std::uint8_t* stored) const override {
-    std::uint8_t* scale = stored + place * record_bytes_[layer];
-    std::uint8_t* codes = scale + scale_bytes_[layer];
+    std::uint8_t* scale = stored + place * coded_[layer].record_bytes;
+    std::uint8_t* codes = scale + coded_[layer].scale_bytes;
     for (const std::uint8_t bits : bits_[layer]) {
       if (bits > 0) *scale++ = EncodeGroup(prepared, bits, codes);
       prepared += kGroup;
       codes += 4 * bits;
     }
     if (block == 0 && place < kExactTokens) {
-      const std::size_t rank = coordinates(layer);
-      compute::ToHalf(prepared - rank, rank, Exact(layer, stored) + place * rank);
+      const std::size_t rank = ranks_[layer];
+      compute::ToHalf(prepared - rank, rank, reinterpret_cast<std::uint16_t*>(Exact(layer, stored)) + place * rank);
     }
   }
 
-  Tile Expand(std::size_t layer, std::size_t part, std::size_t block, std::size_t tokens, const std::uint8_t* stored,
+  Tile Expand(std::size_t layer, std::size_t, std::size_t block, std::size_t tokens, const std::uint8_t* stored,
               float* scratch) const override {
-    const std::size_t rank = coordinates(layer);
-    float* const values = CoordinatesIn(layer, scratch);
-    for (std::size_t token = 0; token < tokens; ++token) {
-      float* out = values + token * rank;
-      if (block == 0 && token < kExactTokens) {
-        compute::FromHalf(Exact(layer, const_cast<std::uint8_t*>(stored)) + token * rank, rank, out);
-        continue;
-      }
-      const std::uint8_t* scale = stored + token * record_bytes_[layer];
-      const std::uint8_t* codes = scale + scale_bytes_[layer];
-      for (const std::uint8_t bits : bits_[layer]) {
-        if (bits > 0) {
-          compute::ExpandPlanes(codes, bits, scales_[*scale++], out);
-        } else {
-          std::fill(out, out + kGroup, 0.0f);
-        }
-        out += kGroup;
-        codes += 4 * bits;
+    const std::size_t exact = ExactTokens(block, tokens);
+    const auto* const halves = reinterpret_cast<const std::uint16_t*>(Exact(layer, stored));
+    const std::size_t rank = ranks_[layer];
+    if (rotation_ == nullptr) {
+      compute::ExpandCodedTile(Values(layer, stored), rank, scratch);
+      compute::FromHalf(halves, exact * rank, scratch);
+      std::fill(scratch + tokens * rank, scratch + kBlockTokens * rank, 0.0f);
+      return FromCoordinates(layer, scratch);
+    }
+    const RotatedTile tile = RotatedIn(layer, scratch);
+    compute::FromHalf(halves, exact * rank, tile.coordinates);
+    TakeValues(layer, exact, tile);
+    const compute::CodedTile values = Values(layer, stored);
+    const std::size_t value_dims = value_dims_[layer];
+    if (exact == 0) {
+      compute::ExpandCodedTile(values, value_dims, tile.values);
+    } else {
+      // The rows that are not codes are put back.
+      std::copy_n(tile.values, exact * value_dims, tile.rows);
+      compute::ExpandCodedTile(values, value_dims, tile.values);
+      std::copy_n(tile.rows, exact * value_dims, tile.values);
+    }
+    compute::MapCodedTile(key_maps_[layer], {stored, coded_[layer].record_bytes, coded_[layer].keys, scales_.data()},
+                          tile.keys);
+    if (exact > 0) RebuildKeys(layer, exact, tile);
+    for (std::size_t token = 0; token < exact; ++token) {
+      for (std::size_t i = 0; i < KeyRows(layer); ++i) {
+        tile.keys[i * kBlockTokens + token] = tile.rows[token * KeyRows(layer) + i];
       }
     }
-    std::fill(values + tokens * rank, values + kBlockTokens * rank, 0.0f);
-    return FromCoordinates(layer, part, block, tokens, scratch);
+    TurnKeys(layer, block, tile);
+    return {tile.keys, tile.values};
+  }
+
+  // Layer by layer the codes of all tokens but the exact ones, and the exact rows; then the code of all scales.
+  std::vector<std::uint8_t> Pack(std::size_t block, std::size_t tokens, const std::uint8_t* stored) const override {
+    std::vector<std::uint8_t> packed;
+    std::vector<std::uint8_t> scales(ScaleCount(block, tokens));
+    ForPieces(block, tokens, stored, scales.data(), [&](std::span<const std::uint8_t> from, std::uint8_t* scale) {
+      if (scale != nullptr) {
+        std::copy(from.begin(), from.end(), scale);
+      } else {
+        packed.insert(packed.end(), from.begin(), from.end());
+      }
+    });
+    const std::vector<std::uint8_t> code = EncodeScales(scale_starts_, scales);
+    packed.insert(packed.end(), code.begin(), code.end());
+    return packed;
+  }
+
+  Result<void> Unpack(std::size_t block, std::size_t tokens, std::span<const std::uint8_t> packed,
+                      std::string_view name, std::uint8_t* stored) const override {
+    std::size_t fixed = 0;
+    std::vector<std::uint8_t> scales(ScaleCount(block, tokens));
+    ForPieces(block, tokens, stored, scales.data(), [&](std::span<std::uint8_t> to, const std::uint8_t* scale) {
+      if (scale == nullptr) fixed += to.size();
+    });
+    if (packed.size() < fixed) {
+      return Fail(Code::kDataLoss, std::string(name) + ": expected a block of at least " + std::to_string(fixed) +
+                                       " bytes, found " + std::to_string(packed.size()));
+    }
+    HOLO_RETURN_IF_ERROR(DecodeScales(packed.subspan(fixed), name, scale_starts_, scales));
+    ForPieces(block, tokens, stored, scales.data(), [&](std::span<std::uint8_t> to, const std::uint8_t* scale) {
+      std::copy_n(scale == nullptr ? packed.data() : scale, to.size(), to.data());
+      if (scale == nullptr) packed = packed.subspan(to.size());
+    });
+    return {};
   }
 
   bool AttendStored(const Place& place, const compute::AttentionRows& rows,
                     const std::uint8_t* visible) const override {
     if (rotation_ != nullptr || place.block == 0) return false;  // the first has exact tokens
-    const compute::CodedTile tile = {place.stored, bits_[place.layer], scales_.data()};
-    compute::AttendCodedTile(rows, tile, visible, place.next);
+    compute::AttendCodedTile(rows, Values(place.layer, place.stored), visible, place.next);
     return true;
   }
 
  private:
   static constexpr int kScaleOne = 160;
+  // Of a group with so many bits: the step with the least error for normally distributed numbers (Max, 1960).
+  static constexpr std::uint8_t kUsualScales[9] = {0, 171, 160, 148, 135, 121, 108, 94, 80};
   static constexpr float kScalesPerOctave = 16;
 
-  std::uint16_t* Exact(std::size_t layer, std::uint8_t* stored) const {
-    return reinterpret_cast<std::uint16_t*>(stored + record_bytes_[layer] * kBlockTokens);
+  // Where a token's groups lie in its record; columns are those of the key map, and of values.
+  struct Records {
+    std::vector<compute::CodedGroup> keys, values;
+    std::size_t record_bytes = 0;
+    std::size_t scale_bytes = 0;
+  };
+
+  void AddKeyMap(const BasisLayer& from, const LayerWeights& weights) {
+    const std::size_t width = geometry().width();
+    const std::size_t key_width = geometry().key_width();
+    const std::vector<float> keys = Product(from.decoder, weights.key_weights, width, key_width);
+    const std::vector<float> offset = Product(from.mean, weights.key_weights, width, key_width);
+    key_maps_.push_back(compute::CodeMap::Pack(coded_.back().keys, PadHeads(keys, dims_.back()),
+                                               PadHeads(offset, dims_.back())));
+  }
+  compute::CodedTile Values(std::size_t layer, const std::uint8_t* stored) const {
+    return {stored, coded_[layer].record_bytes, coded_[layer].values, scales_.data()};
+  }
+  static std::size_t ExactTokens(std::size_t block, std::size_t tokens) {
+    return block == 0 ? std::min(tokens, kExactTokens) : 0;
+  }
+  std::size_t ScaleCount(std::size_t block, std::size_t tokens) const {
+    return (tokens - ExactTokens(block, tokens)) * scale_starts_.size();
+  }
+  // Calls work(bytes, null) for what is packed as it is, in order, and work(bytes, scale) for the scales of each token of
+  // each layer, which are `scale` [tokens that are not exact, all groups].
+  template <typename Byte, typename Scale, typename Work>
+  void ForPieces(std::size_t block, std::size_t tokens, Byte* stored, Scale* scales, const Work& work) const {
+    const std::size_t exact = ExactTokens(block, tokens);
+    std::size_t column = 0;
+    for (std::size_t layer = 0; layer < coded_.size(); ++layer) {
+      Byte* const share = stored + offset(layer, block);
+      const Records& of = coded_[layer];
+      for (std::size_t token = exact; token < tokens; ++token) {
+        Byte* const record = share + token * of.record_bytes;
+        work(std::span(record, of.scale_bytes), scales + (token - exact) * scale_starts_.size() + column);
+        work(std::span(record + of.scale_bytes, of.record_bytes - of.scale_bytes), static_cast<Scale*>(nullptr));
+      }
+      work(std::span(Exact(layer, share), exact * ranks_[layer] * sizeof(std::uint16_t)), static_cast<Scale*>(nullptr));
+      column += of.scale_bytes;
+    }
+  }
+  template <typename Byte>
+  Byte* Exact(std::size_t layer, Byte* stored) const {
+    return stored + coded_[layer].record_bytes * kBlockTokens;
   }
 
   // Returns the exponent of the scale. With few bits it pays to clip the largest values: the scale with the least
@@ -370,7 +510,10 @@ class LatentScheme final : public ProjectedScheme {
   }
 
   std::vector<std::vector<std::uint8_t>> bits_;
-  std::vector<std::size_t> record_bytes_, scale_bytes_;
+  std::vector<std::size_t> ranks_;
+  std::vector<Records> coded_;
+  std::vector<std::uint8_t> scale_starts_;  // of all groups with bits
+  std::vector<compute::CodeMap> key_maps_;  // with a rotation
   std::array<float, 256> scales_{};
 };
 
@@ -411,21 +554,23 @@ class StoredScheme final : public ProjectedScheme {
     }
   }
 
-  Tile Expand(std::size_t layer, std::size_t part, std::size_t block, std::size_t tokens, const std::uint8_t* stored,
+  Tile Expand(std::size_t layer, std::size_t, std::size_t block, std::size_t tokens, const std::uint8_t* stored,
               float* scratch) const override {
-    const std::size_t dims = coordinates(layer);
     const auto* const numbers = reinterpret_cast<const std::int16_t*>(stored);
-    float* const values = CoordinatesIn(layer, scratch);
+    const std::uint8_t* const exponents = stored + kBlockTokens * rank(layer) * sizeof(std::int16_t);
+    const RotatedTile rotated = rotation_ == nullptr ? RotatedTile{} : RotatedIn(layer, scratch);
+    float* const coordinates = rotation_ == nullptr ? scratch : rotated.coordinates;
+    const std::size_t stride = rotation_ == nullptr ? dims_[layer] : rank(layer);
     for (std::size_t token = 0; token < tokens; ++token) {
-      const unsigned exponent = Exponents(layer, const_cast<std::uint8_t*>(stored))[token];
-      const float step =
-          static_cast<float>(1u << exponent) * (block == 0 && token < kExactTokens ? 1 / kFineSteps : 1);
-      float* const out = values + token * dims;
+      const float step = static_cast<float>(1u << exponents[token]) *
+                         (block == 0 && token < kExactTokens ? 1 / kFineSteps : 1);
+      float* const out = coordinates + token * stride;
       for (std::size_t i = 0; i < rank(layer); ++i) out[i] = static_cast<float>(numbers[token * rank(layer) + i]) * step;
-      std::fill(out + rank(layer), out + dims, 0.0f);
+      std::fill(out + rank(layer), out + stride, 0.0f);
     }
-    std::fill(values + tokens * dims, values + kBlockTokens * dims, 0.0f);
-    return FromCoordinates(layer, part, block, tokens, scratch);
+    if (rotation_ != nullptr) return FromRotated(layer, block, tokens, rotated);
+    std::fill(scratch + tokens * stride, scratch + kBlockTokens * stride, 0.0f);
+    return FromCoordinates(layer, scratch);
   }
 
   std::vector<std::uint8_t> Pack(std::size_t block, std::size_t tokens, const std::uint8_t* stored) const override {
@@ -494,15 +639,10 @@ class ReportScheme final : public ProjectedScheme {
       encoders_.push_back(std::move(encoders));
       bytes.push_back(2 * rank * kBlockTokens * sizeof(std::uint16_t));
       if (rotation_ != nullptr) {
-        dims_.push_back(compute::RoundUp(geometry().head_width, compute::kPanel));
-        LayerMaps maps;
-        maps.coordinates = compute::RoundUp(2 * rank, compute::kPanel);
-        maps.first_of_values = rank;
-        maps.rebuilt_keys = Rebuild(transposed[0], mean.first(width));
-        maps.rebuilt_values = Rebuild(transposed[1], mean.last(width));
-        maps_.push_back(std::move(maps));
+        AddRotatedLayer(transposed[0], mean.first(width), transposed[1], mean.last(width), rank);
       } else {
         dims_.push_back(compute::RoundUp(rank, compute::kPanel));
+        value_dims_.push_back(dims_.back());
         maps_.push_back(
             MakeMaps(geometry(), rank, dims_.back(), transposed[0], transposed[1], mean.last(width), arena_));
       }
@@ -541,16 +681,14 @@ class ReportScheme final : public ProjectedScheme {
     compute::ToHalf(prepared + rank, rank, keys + rank * kBlockTokens + place * rank);
   }
 
-  Tile Expand(std::size_t layer, std::size_t part, std::size_t block, std::size_t tokens, const std::uint8_t* stored,
+  Tile Expand(std::size_t layer, std::size_t, std::size_t block, std::size_t tokens, const std::uint8_t* stored,
               float* scratch) const override {
     const std::size_t rank = ranks_[layer];
     const auto* halves = reinterpret_cast<const std::uint16_t*>(stored);
     if (rotation_ != nullptr) {
-      float* const both = CoordinatesIn(layer, scratch);
-      for (std::size_t token = 0; token < tokens; ++token) {
-        compute::FromHalf(halves + token * 2 * rank, 2 * rank, both + token * coordinates(layer));
-      }
-      return FromCoordinates(layer, part, block, tokens, scratch);
+      const RotatedTile tile = RotatedIn(layer, scratch);
+      compute::FromHalf(halves, tokens * 2 * rank, tile.coordinates);
+      return FromRotated(layer, block, tokens, tile);
     }
     const std::size_t dims = dims_[layer];
     float* const keys = scratch;

@@ -130,8 +130,9 @@ TEST_CASE("keys that are rotated when they are attended to are keys, and the mor
     const auto scheme = MakeScheme(basis, calibrated.weights).value();
     CHECK(scheme->takes_unrotated_keys());
     CHECK(scheme->bytes_per_token() == 132);
-    // As for a GPT-2's latent space above, and groups that are half empty have larger steps: their 16 coordinates.
-    CHECK(calibrated.Error(scheme) < 0.02);
+    // As for a GPT-2's latent space above, and groups that are half empty have larger steps: their 16 coordinates. Keys
+    // are rebuilt by a map in int8.
+    CHECK(calibrated.Error(scheme) < 0.03);
     // At a step of next to nothing what is rebuilt is what it was.
     ThreadPool pool(2);
     const auto fine = MakeStoredBasis(calibrated.statistics, *calibrated.model, calibrated.weights, Text(1600, 1),

@@ -357,7 +357,13 @@ TEST_CASE("A tile of coded coordinates is attended to as if it had been expanded
   for (std::uint8_t& byte : records) byte = static_cast<std::uint8_t>(random());
   std::vector<float> scales(256);
   for (std::size_t i = 0; i < scales.size(); ++i) scales[i] = 0.01f + 0.001f * static_cast<float>(i);
-  const CodedTile tile = {records.data(), bits, scales.data()};
+  std::vector<CodedGroup> groups;
+  std::size_t codes_at = bits.size();
+  for (std::size_t i = 0; i < bits.size(); ++i) {
+    groups.push_back({bits[i], i * kPlaneCodes, i, codes_at});
+    codes_at += std::size_t{4} * bits[i];
+  }
+  const CodedTile tile = {records.data(), record_bytes, groups, scales.data()};
   const std::size_t most_rows = 9;
   const std::vector<float> queries = Noise(most_rows * dims, 7, 0.01f);
   const std::vector<float> sums = Noise(most_rows * dims, 8);
@@ -395,6 +401,133 @@ TEST_CASE("A tile of coded coordinates is attended to as if it had been expanded
     if (of_all.empty()) of_all = fast.sums;
     CHECK(std::equal(fast.sums.begin(), fast.sums.begin() + static_cast<std::ptrdiff_t>(count * dims), of_all.begin()));
   }
+}
+
+// Records of random codes, of groups that lie backwards.
+struct RandomCodes {
+  explicit RandomCodes(std::size_t count) {
+    record_bytes = count;
+    for (std::size_t i = 0; i < count; ++i) {
+      const auto bits = static_cast<unsigned>(1 + i % 8);
+      groups.push_back({bits, (count - 1 - i) * kPlaneCodes, i, record_bytes});
+      record_bytes += std::size_t{4} * bits;
+    }
+    records.resize(kTileTokens * record_bytes);
+    std::mt19937 random(5);
+    for (std::uint8_t& byte : records) byte = static_cast<std::uint8_t>(random());
+    for (std::size_t i = 0; i < 256; ++i) scales.push_back(0.01f + 0.001f * static_cast<float>(i));
+  }
+  CodedTile Tile() const { return {records.data(), record_bytes, groups, scales.data()}; }
+
+  std::size_t record_bytes = 0;
+  std::vector<CodedGroup> groups;
+  std::vector<std::uint8_t> records;
+  std::vector<float> scales;
+};
+
+TEST_CASE("coded coordinates are expanded as the plain loops do it, to the last bit") {
+  const RandomCodes codes(9);
+  const std::size_t columns = 10 * kPlaneCodes;
+  std::vector<float> fast(kTileTokens * columns, 7), slow(fast);
+  ExpandCodedTile(codes.Tile(), columns, fast.data());
+  plain::ExpandCodedTile(codes.Tile(), columns, slow.data());
+  CHECK(fast == slow);
+  CHECK(fast[9 * kPlaneCodes] == 7);
+}
+
+TEST_CASE("a linear map of coded coordinates comes close to the exact one, and the kernels to each other") {
+  for (const std::size_t count : {1, 6, 17}) {
+    CAPTURE(count);
+    const RandomCodes codes(count);
+    constexpr std::size_t kOutputs = 48;
+    const std::size_t columns = count * kPlaneCodes;
+    const std::vector<float> weights = Noise(columns * kOutputs, 3);
+    const std::vector<float> offset = Noise(kOutputs, 4);
+    const CodeMap map = CodeMap::Pack(codes.groups, weights, offset);
+    std::vector<float> fast(kOutputs * kTileTokens), on_any(fast), slow(fast);
+    MapCodedTile(map, codes.Tile(), fast.data());
+    MapCodedTileOnAny(map, codes.Tile(), on_any.data());
+    plain::MapCodedTile(map, codes.Tile(), slow.data());
+    std::vector<float> coordinates(kTileTokens * columns);
+    plain::ExpandCodedTile(codes.Tile(), columns, coordinates.data());
+    double worst = 0, worst_of_kernels = 0, error = 0, energy = 0, size = 0;
+    for (std::size_t token = 0; token < kTileTokens; ++token) {
+      double norm = 0;
+      for (std::size_t i = 0; i < columns; ++i) norm += std::abs(coordinates[token * columns + i]);
+      size = std::max(size, norm);
+      for (std::size_t output = 0; output < kOutputs; ++output) {
+        double exact = offset[output];
+        for (std::size_t i = 0; i < columns; ++i) {
+          exact += double{coordinates[token * columns + i]} * weights[i * kOutputs + output];
+        }
+        const std::size_t at = output * kTileTokens + token;
+        worst = std::max(worst, std::abs(slow[at] - exact));
+        error += (slow[at] - exact) * (slow[at] - exact);
+        energy += exact * exact;
+        worst_of_kernels = std::max({worst_of_kernels, std::abs(double{fast[at]} - slow[at]),
+                                     std::abs(double{on_any[at]} - slow[at])});
+      }
+    }
+    // Weights of up to 1 are rounded by half of 1/127 at most.
+    CHECK(worst <= size / 254);
+    CHECK(error <= 1e-4 * energy);
+    CHECK(worst_of_kernels <= 4 * static_cast<double>(count) * size * 0x1p-24);
+  }
+}
+
+TEST_CASE("rows of a tile are turned as the plain loop does it") {
+  constexpr std::size_t kPairs = 5;
+  const std::vector<float> cosines = Noise(kPairs * kTileTokens, 1), sines = Noise(kPairs * kTileTokens, 2);
+  std::vector<float> fast = Noise(2 * kPairs * kTileTokens, 3), slow(fast);
+  TurnTile(cosines.data(), sines.data(), kPairs, fast.data());
+  plain::TurnTile(cosines.data(), sines.data(), kPairs, slow.data());
+  CHECK(fast == slow);
+}
+
+TEST_CASE("rows of several sets of keys see their own, and two stretches joined are one") {
+  constexpr std::size_t kSets = 3, kOfSet = 4, kRows = kSets * kOfSet, kDims = 16, kValues = 48;
+  const std::vector<float> queries = Noise(kRows * kDims, 1, 2);
+  const std::vector<float> keys = Noise(2 * kSets * kDims * kTileTokens, 2);
+  const std::vector<float> values = Noise(2 * kTileTokens * kValues, 3);
+  struct State {
+    std::vector<float> sums = std::vector<float>(kRows * kValues);
+    std::vector<float> largest = std::vector<float>(kRows, -std::numeric_limits<float>::infinity());
+    std::vector<float> total = std::vector<float>(kRows);
+    std::vector<float> weights = std::vector<float>(kRows * kTileTokens);
+  };
+  State whole, first, second, reference, joined_slowly;
+  const auto rows = [&](State& state) {
+    return AttentionRows{kRows, kDims, queries.data(), state.sums.data(), state.largest.data(), state.total.data(),
+                         state.weights.data(), kValues, kSets};
+  };
+  const std::vector<std::uint8_t> all(kRows, kTileTokens);
+  std::vector<std::uint8_t> some(kRows, 9);
+  some[5] = 0;
+  const float* const later_keys = keys.data() + kSets * kDims * kTileTokens;
+  const float* const later_values = values.data() + kTileTokens * kValues;
+  AttendTile(rows(whole), keys.data(), values.data(), all.data());
+  AttendTile(rows(whole), later_keys, later_values, some.data());
+  plain::AttendTile(rows(reference), keys.data(), values.data(), all.data());
+  plain::AttendTile(rows(reference), later_keys, later_values, some.data());
+  AttendTile(rows(first), keys.data(), values.data(), all.data());
+  AttendTile(rows(second), later_keys, later_values, some.data());
+  joined_slowly = first;
+  const State before = first;
+  JoinAttention(rows(first), rows(second));
+  plain::JoinAttention(rows(joined_slowly), rows(second));
+  for (std::size_t row = 0; row < kRows; ++row) {
+    CAPTURE(row);
+    double worst = 0;
+    for (std::size_t i = row * kValues; i < (row + 1) * kValues; ++i) {
+      const double expected = double{reference.sums[i]} / reference.total[row];
+      worst = std::max({worst, std::abs(whole.sums[i] / whole.total[row] - expected),
+                        std::abs(first.sums[i] / first.total[row] - expected),
+                        std::abs(joined_slowly.sums[i] / joined_slowly.total[row] - expected)});
+    }
+    // A score sums 16 products of at most 2: its error is 16 * 32 * 2^-24 = 3e-5 at worst; weights change by as much.
+    CHECK(worst <= 1e-4);
+  }
+  CHECK(std::equal(first.sums.begin() + 5 * kValues, first.sums.begin() + 6 * kValues, before.sums.begin() + 5 * kValues));
 }
 
 TEST_CASE("Half precision is rounded to nearest even and comes back exactly") {

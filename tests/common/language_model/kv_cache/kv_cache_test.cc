@@ -161,15 +161,26 @@ TEST_CASE("a group without bits is kept of the exact tokens only") {
   }
   std::vector<float> scratch(scheme->scratch_floats(0));
   const Scheme::Tile tile = scheme->Expand(0, 0, 0, 6, stored.data(), scratch.data());
+  // Keys are rebuilt and rotated, values stay coordinates.
   for (std::size_t token = 0; token < 6; ++token) {
     std::vector<float> key(rows.begin() + token * 64, rows.begin() + token * 64 + 32);
     rotation->Turn(token, 1, key.data());
     for (std::size_t i = 0; i < 32; ++i) {
       CHECK(std::abs(tile.keys[i * kBlockTokens + token] - key[i]) < 0.05f);
-      const float value = token < kExactTokens ? rows[token * 64 + 32 + i] : 0.5f;
+      const float value = token < kExactTokens ? coordinates[token * 64 + 32 + i] : 0;
       CHECK(std::abs(tile.values[token * 32 + i] - value) < 2e-3f);
     }
   }
+  // Both heads of queries have the one head of values, of each of two tokens, and the mean is added.
+  const std::vector<float> means = Noise(2 * 2 * 32, 4);
+  std::vector<float> out(2 * 64);
+  scheme->Finish(0, 0, means.data(), 2, out.data());
+  for (std::size_t i = 0; i < out.size(); ++i) CHECK(std::abs(out[i] - (means[i] + 0.5f)) < 1e-6f);
+  // It is the same where tokens come alone.
+  std::vector<float> alone(2 * 64);
+  scheme->Finish(0, 0, means.data(), 1, alone.data());
+  scheme->Finish(0, 0, means.data() + 64, 1, alone.data() + 64);
+  CHECK(alone == out);
   CHECK(MakeProjectedScheme(basis, {&weights, 1}, nullptr).error().code == Code::kUnimplemented);
   basis.layers[0].key_rank = 0;
   CHECK(ParseBasis(SerialiseBasis(basis), "basis").error().code == Code::kDataLoss);
@@ -267,6 +278,72 @@ TEST_CASE("after Truncate a sequence continues as if the rest had never been") {
   }
 }
 
+TEST_CASE("attention over many blocks has the same bits for one token and for many, on one thread and on three") {
+  const Geometry geometry{1, 4, 32};
+  std::vector<std::shared_ptr<const Scheme>> schemes = AllSchemes(geometry);
+  const std::vector<double> frequencies(16, 0.1);
+  const auto rotation = std::make_shared<const Rotation>(frequencies, 400);
+  const std::vector<LayerWeights> weights = {{Noise(128 * 64, 7, 0.2f), Noise(128 * 64, 8, 0.2f), Noise(64, 9)}};
+  for (Basis basis : {IdentityBasis({1, 4, 32, 2}, 4), StoredBasis({1, 4, 32, 2})}) {
+    schemes.push_back(MakeProjectedScheme(basis, weights, rotation).value());
+    basis.layers[0].key_rank = 64;
+    schemes.push_back(MakeProjectedScheme(basis, weights, rotation).value());
+  }
+  constexpr std::size_t kTokens = 300;  // of three spans
+  const Sequence sequence(geometry, kTokens);
+  for (const auto& scheme : schemes) {
+    CAPTURE(scheme->name());
+    const auto attend = [&](std::size_t at_once, unsigned threads) {
+      ThreadPool pool(threads);
+      AttentionScratch attention_scratch;
+      compute::Scratch scratch;
+      Cache cache(scheme);
+      std::vector<float> out(kTokens * sequence.width);
+      std::vector<float> prepared(kTokens * scheme->prepared_width(0));
+      scheme->Prepare(0, sequence.RowsOf(0, kTokens), prepared.data(), scratch, pool);
+      for (std::size_t first = 0; first < kTokens; first += at_once) {
+        const std::size_t count = std::min(at_once, kTokens - first);
+        cache.Append(0, sequence.RowsOf(first, count), prepared.data() + first * scheme->prepared_width(0));
+        const Request request{&cache, count, sequence.queries.data() + first * sequence.width,
+                              out.data() + first * sequence.width};
+        Attend(0, {&request, 1}, attention_scratch, pool);
+        cache.Commit(count);
+      }
+      return out;
+    };
+    const std::vector<float> expected = attend(kTokens, 1);
+    CHECK(attend(1, 1) == expected);
+    CHECK(attend(1, 3) == expected);
+    CHECK(attend(kTokens, 3) == expected);
+    CHECK(attend(70, 2) == expected);
+  }
+}
+
+TEST_CASE("scales come back from their code, which is shorter than they are") {
+  const std::vector<std::uint8_t> starts = {80, 120, 171};
+  std::mt19937 random(3);
+  std::normal_distribution<double> normal(0, 4);
+  std::vector<std::uint8_t> scales;
+  for (std::size_t i = 0; i < 3000; ++i) {
+    scales.push_back(static_cast<std::uint8_t>(std::lround(starts[i % 3] + 10 + normal(random))));
+  }
+  scales[7] = 0;
+  scales[8] = 255;
+  const Bytes code = EncodeScales(starts, scales);
+  // Of normally distributed numbers of a deviation of 4 each has log2(4 sqrt(2 pi e)) = 4.05 bits, and expecting the mean
+  // of only the last few costs a quarter.
+  CHECK(static_cast<double>(code.size()) < 4.5 / 8 * static_cast<double>(scales.size()));
+  std::vector<std::uint8_t> decoded(scales.size(), 9);
+  REQUIRE(DecodeScales(code, "block", starts, decoded));
+  CHECK(decoded == scales);
+  CHECK(DecodeScales({}, "block", starts, decoded).error().code == Code::kDataLoss);
+  Bytes longer = code;
+  longer.resize(longer.size() + 20, 0xAA);
+  CHECK(DecodeScales(longer, "block", starts, decoded).error().code == Code::kDataLoss);
+  CHECK(DecodeScales(Bytes(5000, 0xFF), "block", starts, decoded).error().code == Code::kDataLoss);
+  CHECK(EncodeScales(starts, {}).size() <= 2);
+}
+
 TEST_CASE("a saved cache continues as the original would") {
   const Geometry geometry{2, 2, 32};
   for (const auto& scheme : AllSchemes(geometry)) {
@@ -361,7 +438,7 @@ struct Coded {
 
   explicit Coded(std::size_t rank, std::uint32_t seed = 1) {
     for (std::size_t i = 0; i < rank; ++i) {
-      classes.push_back(static_cast<std::uint8_t>(50 - 44 * i / rank));
+      classes.push_back(static_cast<std::uint8_t>(44 - 38 * i / rank));
     }
     exponents.assign(kTokens, 0);
     std::mt19937 random(seed);
@@ -419,12 +496,12 @@ TEST_CASE("the coder takes any numbers, also those that its table thinks impossi
 
 TEST_CASE("a token that is too large for the stored tier's step gets a larger one, and loses no more than half of it") {
   const Geometry geometry{1, 1, 32};
-  const Basis basis = StoredBasis(geometry);  // steps of a twentieth, and of a fortieth for the first four tokens
+  const Basis basis = StoredBasis(geometry);  // steps of a twentieth, and of a 32nd of that for the first four tokens
   const std::vector<LayerWeights> weights = {{std::vector<float>(32 * 32), std::vector<float>(32 * 32), std::vector<float>(32)}};
   const auto scheme = MakeProjectedScheme(basis, weights).value();
   std::vector<float> prepared(8 * 32);
   for (std::size_t i = 0; i < prepared.size(); ++i) prepared[i] = 7.3f * static_cast<float>(i % 32) - 100;
-  prepared[0] = 40000;     // of halves, in the first token
+  prepared[0] = 40000;       // 1.28 million 32nds, in the first token
   prepared[7 * 32] = -1e6f;  // behind the first four
   Cache cache(scheme);
   const Rows rows{8, prepared.data(), nullptr, nullptr, 32};
@@ -432,7 +509,8 @@ TEST_CASE("a token that is too large for the stored tier's step gets a larger on
   cache.Commit(8);
   std::vector<float> scratch(2 * 32 * kBlockTokens);
   const Scheme::Tile tile = scheme->Expand(0, 0, 0, 8, cache.Stored(0, 0), scratch.data());
-  constexpr float kSteps[] = {2, 0.5f, 0.5f, 0.5f, 1, 1, 1, 32};  // 80000 < 4 * 32767, 1e6 < 32 * 32767
+  constexpr float kFine = 1.0f / 32;
+  constexpr float kSteps[] = {2, kFine, kFine, kFine, 1, 1, 1, 32};  // 1.28e6 < 64 * 32767, 1e6 < 32 * 32767
   for (std::size_t token = 0; token < 8; ++token) {
     CAPTURE(token);
     for (std::size_t i = 0; i < 32; ++i) {
