@@ -261,6 +261,29 @@ void WriteCaches() {
   const std::uint32_t tokens[] = {1, 22, 333, 4444, 55555, 666666, 7777777};
   Write("kv_cache/stored_block", kv_cache::SaveBlock(coded, 0, std::array<std::uint8_t, 32>{}, tokens));
   Write("kv_cache/stored_code", coded.scheme().Pack(0, 7, coded.Stored(0, 0)));
+  // The other one.
+  kv_cache::Basis rotated;
+  rotated.geometry = {2, 2, 16, 1};
+  kv_cache::BasisLayer split;
+  split.rank = 64;
+  split.key_rank = 32;
+  split.mean.assign(32, 0.0f);
+  split.encoder.assign(32 * 64, 0.5f);
+  split.decoder.assign(64 * 32, 0.5f);
+  split.bits = {5, 3};
+  rotated.layers.assign(2, split);
+  const kv_cache::LayerWeights halves{std::vector<float>(32 * 16, 0.1f), std::vector<float>(32 * 16, 0.1f),
+                                      std::vector<float>(16)};
+  const std::vector<double> frequencies(8, 0.1);
+  const auto rotation = std::make_shared<const kv_cache::Rotation>(frequencies, 64);
+  kv_cache::Cache of_keys(kv_cache::MakeProjectedScheme(rotated, std::vector(2, halves), rotation).value());
+  coordinates.resize(64 * 7, 0.75f);
+  for (std::size_t layer = 0; layer < 2; ++layer) {
+    of_keys.Append(layer, {7, coordinates.data(), nullptr, nullptr, 0}, coordinates.data());
+  }
+  of_keys.Commit(7);
+  Write("kv_cache/latent_block", kv_cache::SaveBlock(of_keys, 0, std::array<std::uint8_t, 32>{}, tokens));
+  Write("kv_cache/latent_code", of_keys.scheme().Pack(0, 7, of_keys.Stored(0, 0)));
   kv_cache::Cache cache(kv_cache::MakePlainScheme({1, 1, 16}, kv_cache::Precision::kInt4).value());
   const std::vector<float> row(16, 1.5f);
   cache.Append(0, {1, row.data(), row.data(), row.data(), 16}, nullptr);

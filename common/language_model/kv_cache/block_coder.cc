@@ -215,6 +215,7 @@ Result<void> DecodeBlock(std::span<const std::uint8_t> code, std::string_view na
 }
 
 std::vector<std::uint8_t> EncodeScales(std::span<const std::uint8_t> starts, std::span<const std::uint8_t> scales) {
+  if (scales.empty()) return {};
   // The coder wants scales that it may write, too: it is the decoder's loop.
   std::vector<std::uint8_t> copy(scales.begin(), scales.end());
   Encoder coder{{}, std::vector<std::uint16_t>(kScaleDecisions, 32768)};
