@@ -62,6 +62,62 @@ def write_model(path, context=64, width=32, layers=2, heads=2, seed=1, nan=None,
     return path
 
 
+CHATML = "{% for m in messages %}{{'<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n'}}{% endfor %}"
+
+
+def write_llama(path, context=64, width=32, layers=2, heads=4, key_heads=2, seed=1, strings=None, numbers=None):
+    """A GGUF file with random weights in F32: every byte is a token, "th" one, and ChatML's."""
+    def text(value):
+        return struct.pack("<Q", len(value.encode())) + value.encode()
+
+    def entry(key, kind, value):
+        return text(key) + struct.pack("<I", kind) + value
+
+    def array(kind, values):
+        return struct.pack("<IQ", kind, len(values)) + b"".join(values)
+
+    tokens = byte_alphabet() + ["th", "<|im_start|>", "<|im_end|>"]
+    inner = 2 * width
+    entries = [entry(key, 8, text(value)) for key, value in
+               ({"general.architecture": "llama", "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "smollm",
+                 "tokenizer.chat_template": CHATML} | (strings or {})).items()]
+    entries += [entry(key, 4, struct.pack("<I", value)) for key, value in
+                ({"llama.context_length": context, "llama.embedding_length": width, "llama.block_count": layers,
+                  "llama.feed_forward_length": inner, "llama.attention.head_count": heads,
+                  "llama.attention.head_count_kv": key_heads, "llama.rope.dimension_count": width // heads,
+                  "tokenizer.ggml.bos_token_id": 257, "tokenizer.ggml.eos_token_id": 258} | (numbers or {})).items()]
+    entries += [entry("llama.attention.layer_norm_rms_epsilon", 6, struct.pack("<f", 1e-5)),
+                entry("tokenizer.ggml.tokens", 9, array(8, [text(token) for token in tokens])),
+                entry("tokenizer.ggml.merges", 9, array(8, [text("t h")])),
+                entry("tokenizer.ggml.token_type", 9, array(5, [struct.pack("<i", 1)] * 257 + [struct.pack("<i", 3)] * 2))]
+    key_width = width // heads * key_heads
+    shapes = {"token_embd.weight": [width, len(tokens)], "output_norm.weight": [width]}
+    for i in range(layers):
+        for name, shape in (("attn_norm", [width]), ("attn_q", [width, width]), ("attn_k", [width, key_width]),
+                            ("attn_v", [width, key_width]), ("attn_output", [width, width]), ("ffn_norm", [width]),
+                            ("ffn_gate", [width, inner]), ("ffn_up", [width, inner]), ("ffn_down", [inner, width])):
+            shapes[f"blk.{i}.{name}.weight"] = shape
+    generator = random.Random(seed)
+    header, data = b"", b""
+    for name, shape in shapes.items():
+        header += text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, 0, len(data))
+        count = shape[0] * (shape[1] if len(shape) > 1 else 1)
+        mean = 1 if len(shape) == 1 else 0
+        data += struct.pack(f"<{count}f", *(generator.gauss(mean, 0.2) for _ in range(count)))
+        data += bytes(-len(data) % 32)
+    whole = b"GGUF" + struct.pack("<IQQ", 3, len(shapes), len(entries)) + b"".join(entries) + header
+    with open(path, "wb") as file:
+        file.write(whole + bytes(-len(whole) % 32) + data)
+    return path
+
+
+def write_program(path, script):
+    with open(path, "w", encoding="utf-8") as file:
+        file.write("#!/bin/sh\n" + script)
+    os.chmod(path, 0o755)
+    return path
+
+
 def write_text(path, repeats=200, seed=1):
     generator = random.Random(seed)
     words = TEXT.split()
@@ -290,10 +346,7 @@ def bad_input_is_refused_with_a_reason(folder, a):
 
 def a_model_is_fetched_whole_or_not_at_all(folder, a):
     def python(name, script):
-        with open(f"{folder}/{name}", "w") as file:
-            file.write("#!/bin/sh\n" + script)
-        os.chmod(f"{folder}/{name}", 0o755)
-        return f"{folder}/{name}"
+        return write_program(f"{folder}/{name}", script)
     cache = os.environ | {"HOLO_CACHE_DIR": f"{folder}/cache"}
     offline = python("offline", "echo 'ERROR: No matching distribution found'; exit 1\n")
     # The argument behind --target is the folder to unpack the package into.
@@ -355,6 +408,67 @@ def a_benchmark_compares(folder, a):
             check(pair["latent"]["perplexity"] < pair["report"]["perplexity"], f"expected latent to be better, found {pair}")
         check(read(f"{folder}/{name}")[:4] in (b"<svg", b"\x89PNG"), f"{name} is no picture")
         run(a.holo, "lm", "benchmark", a.model, "--plot", f"{folder}/{name}", expect=2)
+
+
+def a_llama_is_used_compressed_and_refused(folder, a):
+    model = write_llama(f"{folder}/m.gguf")
+    text = write_text(f"{folder}/t.txt", repeats=30)
+    options = ["--prompt", "the fox", "--max-tokens", "12", "--ignore-end", "--seed", "5"]
+    expected = run(a.holo, "lm", "generate", model, *options).stdout
+    check(len(expected) > 0, "found no text")
+    check(run(a.holo, "lm", "generate", model, "--threads", "2", *options).stdout == expected, "threads change the text")
+    exact = result(a, "eval", model, "--text", text, "--tokens", "1000")["perplexity"]
+    for i, method in enumerate((["--bytes-per-token", "150"], ["--stored", "--bytes-per-token", "90"],
+                                ["--method", "report", "--k", "16"])):
+        run(a.holo, "lm", "build", model, "--text", text, *method, "-q", "-o", f"{folder}/{i}")
+        found = result(a, "eval", f"{folder}/{i}", "--text", text, "--tokens", "1000")["perplexity"]
+        check(abs(found / exact - 1) < 0.02, f"{method}: expected about {exact}, found {found}")
+
+    whole = read(model)
+    for cut in (0, 3, 10, 100, 3000, len(whole) // 2, len(whole) - 4):
+        with open(f"{folder}/cut.gguf", "wb") as file:
+            file.write(whole[:cut])
+        done = run(a.holo, "lm", "generate", f"{folder}/cut.gguf", *options, expect=None)
+        check(done.returncode == 5 and b"cut.gguf" in done.stderr, f"cut to {cut}: found {done.returncode}, {done.stderr}")
+    # Another kind of model, and files that contradict themselves.
+    for code, reason, changes in (
+            (1, "bert", {"strings": {"general.architecture": "bert"}}),
+            (1, "tokenizer.ggml.model", {"strings": {"tokenizer.ggml.model": "llama"}}),
+            (1, "tokenizer.ggml.pre", {"strings": {"tokenizer.ggml.pre": "other"}}),
+            (2, "head", {"numbers": {"llama.attention.head_count_kv": 3}}),
+            (2, "blk.2", {"numbers": {"llama.block_count": 3}}),
+            (2, "ffn_gate", {"numbers": {"llama.feed_forward_length": 80}}),
+            (2, "context", {"numbers": {"llama.context_length": 0}})):
+        done = run(a.holo, "lm", "generate", write_llama(f"{folder}/bad.gguf", **changes), *options, expect=None)
+        check(done.returncode == code and reason.encode() in done.stderr,
+              f"{changes}: expected exit code {code} and \"{reason}\", found {done.returncode}\n{done.stderr.decode()}")
+    done = run(a.holo, "lm", "eval", model, "--text", text, "--window", "65", expect=None)
+    check(done.returncode == 2 and b"64" in done.stderr, f"found {done.returncode}, {done.stderr}")
+
+
+def a_peer_is_measured_beside(folder, a):
+    model = write_llama(f"{folder}/m.gguf", width=64, heads=2, key_heads=1)  # its q8_0 wants heads of 32
+    text = write_text(f"{folder}/t.txt", repeats=30)
+    compare = ["benchmark", model, "--text", text, "--tokens", "500", "--against", "llama.cpp"]
+    missing = write_program(f"{folder}/missing", "echo 'ERROR: No module named llama_cpp' >&2; exit 1\n")
+    broken = write_program(f"{folder}/broken", "echo '{\"loss\": \"x\"}'\n")
+    for code, reason, python in ((4, "No module named llama_cpp; python3 -m venv", missing), (4, "no such program", f"{folder}/none"),
+                                 (1, "llama.cpp", broken), (1, "expected three caches", write_program(f"{folder}/silent", "exit 0\n"))):
+        done = run(a.holo, "lm", *compare, "--no-speed", "--python", python, expect=None)
+        check(done.returncode == code and reason.encode() in done.stderr,
+              f"{python}: expected exit code {code} and \"{reason}\", found {done.returncode}\n{done.stderr.decode()}")
+    run(a.holo, "lm", *compare[:1], a.model, *compare[2:], expect=2)
+    real = os.environ.get("HOLO_LLAMA_CPP_PYTHON")
+    if not real:
+        print("  llama.cpp itself: skipped, as HOLO_LLAMA_CPP_PYTHON names no Python that has llama-cpp-python")
+        return
+    found = result(a, *compare, "--python", real)
+    own = {point["method"]: point for point in found["llama_cpp"]["points"]}
+    check(set(own) == {"llama.cpp f16", "llama.cpp q8_0", "llama.cpp q4_0"}, f"found {found['llama_cpp']}")
+    # Both compute the same model; it takes activations for 8 bits, too.
+    ours = found["quality"]["uncompressed_perplexity"]
+    check(abs(own["llama.cpp f16"]["perplexity"] / ours - 1) < 0.02, f"expected {ours}, found {own}")
+    check(all(found["speed"]["llama_cpp"][what] > 0 for what in ("prompt", "one", "many")), f"found {found['speed']}")
 
 
 def effective_ranks_are_measured(folder, a):
@@ -511,7 +625,7 @@ if __name__ == "__main__":
              a_text_ends_where_the_context_does, a_model_is_compressed_and_used, only_a_compressed_model_is_replaced,
              a_compressed_model_knows_its_base, bad_input_is_refused_with_a_reason,
              a_model_is_fetched_whole_or_not_at_all, evaluation_counts_what_it_says,
-             a_benchmark_compares, effective_ranks_are_measured, chat_remembers_and_forgets,
+             a_benchmark_compares, a_llama_is_used_compressed_and_refused, a_peer_is_measured_beside, effective_ranks_are_measured, chat_remembers_and_forgets,
              interrupting_a_chat_stops_the_reply_only, interrupting_work_leaves_nothing_behind,
              without_a_model_the_one_that_ships_is_used, a_closed_pipe_ends_the_text]
     main([test for test in tests if not options.only or options.only in test.__name__], options)
