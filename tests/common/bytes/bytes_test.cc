@@ -5,6 +5,8 @@
 #include <cmath>
 #include <limits>
 
+#include "common/bytes/sha256.h"
+
 namespace holo::bytes {
 namespace {
 
@@ -96,6 +98,7 @@ TEST_CASE("SHA-256 has the values of FIPS 180-4's examples") {
     CAPTURE(row.name);
     const std::vector<std::uint8_t> message(row.message.begin(), row.message.end());
     CHECK(ToHex(Sha256(message)) == row.digest);
+    CHECK(ToHex(plain::Sha256(message)) == row.digest);
   }
 }
 
@@ -104,6 +107,7 @@ TEST_CASE("SHA-256 pads messages of every length modulo a block") {
   std::vector<std::uint8_t> digests;
   for (std::size_t i = 0; i <= 300; ++i) {
     const auto digest = Sha256(message);
+    CHECK(digest == plain::Sha256(message));
     digests.insert(digests.end(), digest.begin(), digest.end());
     message.push_back(static_cast<std::uint8_t>(i * 37 + 11));
   }
