@@ -493,6 +493,8 @@ void Service::ShrinkPrefixes() {
   }
   prefix_evictions_ += prefixes_->Shrink(options_.limits.memory_bytes - taken);
   prefix_bytes_ = prefixes_->bytes();
+  prefix_packed_bytes_ = prefixes_->packed_bytes();
+  prefix_restored_ = prefixes_->restored();
 }
 
 void Service::RunPlan(std::span<const scheduler::Share> plan, std::span<Work* const> works, Wakes& wakes) {
@@ -574,6 +576,8 @@ Statistics Service::statistics() const {
   statistics.steps = steps_;
   statistics.cached_tokens = cached_tokens_;
   statistics.prefix_bytes = prefix_bytes_;
+  statistics.prefix_packed_bytes = prefix_packed_bytes_;
+  statistics.prefix_restored = prefix_restored_;
   statistics.prefix_evictions = prefix_evictions_;
   statistics.restored_tokens = restored_tokens_;
   statistics.sessions = sessions_.statistics();

@@ -229,7 +229,9 @@ struct Statistics {
   std::uint64_t prompt_tokens = 0;  // run
   std::uint64_t cached_tokens = 0;  // of prompts, that need not be run
   std::uint64_t prefix_bytes = 0;   // kept of texts that have ended, for prompts that begin like them
-  std::uint64_t prefix_evictions = 0;  // of blocks
+  std::uint64_t prefix_packed_bytes = 0;  // of these, what is packed
+  std::uint64_t prefix_restored = 0;      // blocks that were packed, and were wanted again
+  std::uint64_t prefix_evictions = 0;     // of blocks
   std::uint64_t generated_tokens = 0;
   std::uint64_t steps = 0;
   std::uint64_t restored_tokens = 0;  // of sessions, from their parked memory
@@ -300,6 +302,7 @@ class Service {
   std::atomic<bool> is_aborting_{false};
   std::atomic<std::uint64_t> requests_{0}, refused_{0}, cancelled_{0}, failed_{0}, prompt_tokens_{0},
       generated_tokens_{0}, steps_{0}, cached_tokens_{0}, prefix_bytes_{0}, prefix_evictions_{0},
+      prefix_packed_bytes_{0}, prefix_restored_{0},
       restored_tokens_{0};
   Histogram first_token_, per_token_, queue_, batch_;
 

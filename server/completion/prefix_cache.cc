@@ -31,8 +31,8 @@ void PrefixCache::Find(std::size_t model, std::span<const std::uint32_t> prompt,
   for (std::size_t i = 0; i < blocks; ++i) {
     const auto tokens = prompt.subspan(i * kBlockTokens, kBlockTokens);
     Node* const node = Look(model, last, tokens);
-    if (node == nullptr) break;
-    memory.cache.Adopt(node->block);
+    if (node == nullptr || (!node->block && !Restore(*node, memory))) break;
+    if (memory.cache.tokens() == i * kBlockTokens) memory.cache.Adopt(*node->block);
     memory.tokens.insert(memory.tokens.end(), tokens.begin(), tokens.end());
     last = node;
   }
@@ -46,24 +46,56 @@ void PrefixCache::Keep(std::size_t model, const generation::Memory& memory) {
     Node* node = Look(model, last, tokens);
     if (node == nullptr) {
       const Key key{last == nullptr ? model : last->id, last == nullptr, {tokens.begin(), tokens.end()}};
-      const auto added = nodes_.emplace(key, Node{nullptr, next_id_++, last, memory.cache.Share(i), {}}).first;
+      const auto added = nodes_.try_emplace(key).first;
       node = &added->second;
       node->key = &added->first;
+      node->id = next_id_++;
+      node->parent = last;
+      node->scheme = memory.cache.shared_scheme();
+      node->index = i;
+      node->block = memory.cache.Share(i);
       node->use = by_use_.insert(by_use_.end(), node);
-      bytes_ += node->block.bytes();
+      bytes_ += node->block->bytes();
     }
     last = node;
   }
   Touch(last);
 }
 
+// Into `memory`, which has all blocks before it, and as it was. False for bytes that are damaged.
+bool PrefixCache::Restore(Node& node, generation::Memory& memory) {
+  if (!memory.cache.Load(kBlockTokens, node.packed, "packed block")) return false;
+  packed_bytes_ -= node.packed.size();
+  node.packed = {};
+  node.block = memory.cache.Share(node.index);
+  bytes_ += node.block->bytes();
+  ++restored_;
+  return true;
+}
+
+void PrefixCache::Pack(Node& node) {
+  bytes_ -= node.block->bytes();
+  node.packed = node.block->Pack(*node.scheme, node.index);
+  node.packed.shrink_to_fit();
+  node.block.reset();
+  packed_bytes_ += node.packed.size();
+}
+
 std::size_t PrefixCache::Shrink(std::uint64_t bytes) {
   std::size_t count = 0;
-  while (bytes_ > bytes) {
+  auto next = by_use_.begin();  // those before it are packed
+  while (this->bytes() > bytes) {
+    while (next != by_use_.end() && !((*next)->block && (*next)->scheme->packs_smaller())) ++next;
+    if (bytes_ > bytes / 2 && next != by_use_.end()) {
+      Pack(**next);
+      continue;
+    }
     // Touch() leaves each node before those that it needs: the first one is needed by none.
     Node* const node = by_use_.front();
+    if (next == by_use_.begin()) ++next;
     by_use_.pop_front();
-    bytes_ -= node->block.bytes();
+    if (node->block) bytes_ -= node->block->bytes();
+    packed_bytes_ -= node->packed.size();
     nodes_.erase(nodes_.find(*node->key));
     ++count;
   }

@@ -1,9 +1,12 @@
 // Blocks of key-value caches by the tokens that they are of and all tokens before them: a trie with the least recently used
-// ends cut off first. The module's inside; one thread at a time.
+// ends cut off first. Where a scheme's blocks are much smaller when they are packed, those that have not been used for
+// longest are packed first, and come back with the bits that they had. The module's inside; one thread at a time.
 #pragma once
 
 #include <cstdint>
 #include <list>
+#include <memory>
+#include <optional>
 #include <span>
 #include <unordered_map>
 #include <vector>
@@ -20,10 +23,15 @@ class PrefixCache {
             generation::Memory& memory);
   // Keeps the full blocks.
   void Keep(std::size_t model, const generation::Memory& memory);
-  // Forgets what has not been used for longest, until no more than `bytes` are kept. How many blocks that were.
+  // Packs and forgets what has not been used for longest, until no more than `bytes` are kept: while what is not packed
+  // has more than half of them, that is packed. How many blocks were forgotten.
   std::size_t Shrink(std::uint64_t bytes);
 
-  [[nodiscard]] std::uint64_t bytes() const { return bytes_; }
+  // All that is kept, and of that what is packed.
+  [[nodiscard]] std::uint64_t bytes() const { return bytes_ + packed_bytes_; }
+  [[nodiscard]] std::uint64_t packed_bytes() const { return packed_bytes_; }
+  // Blocks that were packed and have been found.
+  [[nodiscard]] std::uint64_t restored() const { return restored_; }
 
  private:
   // What comes before: the node's number, or for a first block that of the model.
@@ -41,16 +49,23 @@ class PrefixCache {
     const Key* key = nullptr;
     std::uint64_t id = 0;
     Node* parent = nullptr;
-    kv_cache::SharedBlock block;
+    std::shared_ptr<const kv_cache::Scheme> scheme;
+    std::size_t index = 0;                       // of the block in its sequence
+    std::optional<kv_cache::SharedBlock> block;  // nothing: it is packed
+    std::vector<std::uint8_t> packed;
     std::list<Node*>::iterator use;
   };
+  bool Restore(Node& node, generation::Memory& memory);
+  void Pack(Node& node);
   Node* Look(std::size_t model, const Node* parent, std::span<const std::uint32_t> tokens);
   void Touch(Node* node);
 
   std::unordered_map<Key, Node, Hash> nodes_;
   std::list<Node*> by_use_;  // the least recent first; a node stands before those that it needs
   std::uint64_t next_id_ = 1;
-  std::uint64_t bytes_ = 0;
+  std::uint64_t bytes_ = 0;  // of blocks that are not packed
+  std::uint64_t packed_bytes_ = 0;
+  std::uint64_t restored_ = 0;
 };
 
 }  // namespace holo::completion

@@ -161,6 +161,8 @@ class Scheme {
   // attention sees the same bits afterwards. Copied, unless the scheme knows something shorter.
   [[nodiscard]] virtual std::vector<std::uint8_t> Pack(std::size_t block, std::size_t tokens,
                                                        const std::uint8_t* stored) const;
+  // Whether that is much less.
+  [[nodiscard]] virtual bool packs_smaller() const { return false; }
   // `stored` is zero before. kDataLoss for bytes that Pack() cannot have made.
   [[nodiscard]] virtual Result<void> Unpack(std::size_t block, std::size_t tokens, std::span<const std::uint8_t> packed,
                                             std::string_view name, std::uint8_t* stored) const;
@@ -260,6 +262,10 @@ struct LayerWeights {
 class SharedBlock {
  public:
   [[nodiscard]] std::size_t bytes() const { return block_->size(); }
+  // For Cache::Load(). It is block `block` of a cache with this scheme.
+  [[nodiscard]] std::vector<std::uint8_t> Pack(const Scheme& scheme, std::size_t block) const {
+    return scheme.Pack(block, kBlockTokens, block_->as<std::uint8_t>());
+  }
 
  private:
   friend class Cache;
@@ -282,6 +288,7 @@ class Cache {
   void Adopt(const SharedBlock& shared);
 
   [[nodiscard]] const Scheme& scheme() const { return *scheme_; }
+  [[nodiscard]] const std::shared_ptr<const Scheme>& shared_scheme() const { return scheme_; }
   [[nodiscard]] std::size_t tokens() const { return tokens_; }
   // Blocks held, shared ones counted in full.
   [[nodiscard]] std::size_t bytes() const;

@@ -573,6 +573,7 @@ class StoredScheme final : public ProjectedScheme {
     return FromCoordinates(layer, scratch);
   }
 
+  bool packs_smaller() const override { return true; }
   std::vector<std::uint8_t> Pack(std::size_t block, std::size_t tokens, const std::uint8_t* stored) const override {
     // The coder wants numbers that it may write, too: it is the decoder's loop.
     compute::AlignedBytes copy(block_bytes(block));

@@ -2,7 +2,9 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <map>
+#include <memory>
 #include <random>
 
 #include "tests/server/completion/tiny_service.h"
@@ -90,6 +92,76 @@ TEST_CASE("what has not been used for longest is cut off first, ends before begi
   CHECK(cache.Shrink(one) == 2);
   CHECK(found(cache, 2) == 0);
   CHECK(found(cache, 1) == 3);
+}
+
+// Whole numbers of a fifth, in one layer.
+std::shared_ptr<const kv_cache::Scheme> StoredScheme() {
+  kv_cache::Basis basis;
+  basis.method = kv_cache::Method::kStored;
+  basis.geometry = {1, 1, 32};
+  kv_cache::BasisLayer layer;
+  layer.rank = 32;
+  layer.mean.assign(32, 0.0f);
+  layer.encoder.assign(32 * 32, 0.0f);
+  for (std::size_t i = 0; i < 32; ++i) layer.encoder[i * 33] = 5;
+  layer.decoder.assign(32 * 32, 0.0f);
+  for (std::size_t i = 0; i < 32; ++i) layer.decoder[i * 33] = 0.2f;
+  layer.classes.assign(32, 24);
+  basis.layers = {layer};
+  basis.table = kv_cache::MakeCoderTable({});
+  const kv_cache::LayerWeights weights{std::vector<float>(32 * 32), std::vector<float>(32 * 32), std::vector<float>(32)};
+  return kv_cache::MakeProjectedScheme(basis, {&weights, 1}).value();
+}
+
+TEST_CASE("blocks that pack well are packed before any is cut off, and come back as they were") {
+  testing::TinyService tiny;
+  generation::Engine engine = tiny.service->models()[0]->engine();
+  engine.scheme = StoredScheme();
+  const auto memory_of = [&](std::uint32_t token, std::size_t blocks) {
+    generation::Memory memory(engine);
+    memory.tokens.assign(blocks * kBlock, token);
+    std::vector<float> coordinates(memory.tokens.size() * 32);
+    for (std::size_t i = 0; i < coordinates.size(); ++i) coordinates[i] = static_cast<float>((i * 7 + token) % 23) - 11;
+    memory.cache.Append(0, {memory.tokens.size(), nullptr, nullptr, nullptr, 0}, coordinates.data());
+    memory.cache.Commit(memory.tokens.size());
+    return memory;
+  };
+  const auto find = [&](PrefixCache& cache, std::uint32_t token) {
+    generation::Memory memory(engine);
+    cache.Find(0, std::vector<std::uint32_t>(4 * kBlock, token), 4 * kBlock, memory);
+    return memory;
+  };
+  PrefixCache cache;
+  for (const std::uint32_t token : {1u, 2u}) cache.Keep(0, memory_of(token, 4));
+  const std::uint64_t all = cache.bytes();
+  CHECK(cache.Shrink(all) == 0);
+  CHECK(cache.packed_bytes() == 0);
+  CHECK(cache.Shrink(all * 3 / 4) == 0);
+  CHECK(cache.packed_bytes() > 0);
+  CHECK(cache.bytes() <= all * 3 / 4);
+  const generation::Memory older = memory_of(1, 4);
+  const generation::Memory found = find(cache, 1);
+  REQUIRE(found.tokens == older.tokens);
+  for (std::size_t block = 0; block < 4; ++block) {
+    CAPTURE(block);
+    const std::size_t bytes = engine.scheme->block_bytes(block);
+    CHECK(std::equal(found.cache.Stored(0, block), found.cache.Stored(0, block) + bytes, older.cache.Stored(0, block)));
+  }
+  const std::uint64_t restored = cache.restored();
+  CHECK(restored > 0);
+  CHECK(find(cache, 1).tokens.size() == 4 * kBlock);
+  CHECK(cache.restored() == restored);
+  // When even that is too much, the least recent is cut off, ends first.
+  std::size_t forgotten = 0;
+  for (std::uint64_t limit = all; limit > 0; limit /= 2) {
+    forgotten += cache.Shrink(limit);
+    CHECK(cache.bytes() <= limit);
+    const std::size_t left = find(cache, 2).tokens.size() / kBlock + find(cache, 1).tokens.size() / kBlock;
+    CHECK(left + forgotten == 8);
+  }
+  CHECK(cache.Shrink(0) + forgotten == 8);
+  CHECK(cache.bytes() == 0);
+  CHECK(cache.packed_bytes() == 0);
 }
 
 }  // namespace
