@@ -42,6 +42,7 @@ std::uint64_t SeedByChance() {
 struct Service::Text {
   std::size_t group = 0;
   std::optional<generation::Session> session;
+  std::vector<std::uint8_t> parked;  // its memory, while it makes room for others
   Clock::time_point last_token{};
   bool is_first = true;  // of its group
 };
@@ -403,6 +404,24 @@ Result<void> Service::Join(Work& work, Text& text) {
   return {};
 }
 
+void Service::Park(const Work& work, Text& text) {
+  const generation::Memory memory = text.session->Release();
+  text.parked = kv_cache::SaveCache(memory.cache, work.model->fingerprint(), memory.tokens);
+  ++preemptions_;
+}
+
+Result<void> Service::Resume(const Work& work, Text& text) {
+  HOLO_ASSIGN_OR_RETURN(kv_cache::SavedCache restored,
+                        kv_cache::RestoreCache(text.parked, "parked text", work.model->engine().scheme,
+                                               work.model->fingerprint()));
+  text.parked = {};
+  generation::Memory memory(work.model->engine());
+  memory.cache = std::move(restored.cache);
+  memory.tokens = std::move(restored.tokens);
+  text.session->Resume(std::move(memory));
+  return {};
+}
+
 // What a session remembers, where it is more than `memory` has. Without it the prompt is read again, to the same effect.
 void Service::RestoreParked(const Work& work, std::span<const tokenizer::TokenId> prompt, generation::Memory& memory) {
   const SessionState& before = work.turn->before();
@@ -505,9 +524,13 @@ void Service::RunPlan(std::span<const scheduler::Share> plan, std::span<Work* co
     failures.emplace(id, std::move(error));
   };
   for (std::size_t i = 0; i < plan.size(); ++i) {
-    if (!plan[i].joins || failures.contains(plan[i].job)) continue;
-    if (auto joined = Join(*works[i], works[i]->texts[plan[i].sequence]); !joined) {
-      fail(plan[i].job, std::move(joined).error());
+    if (failures.contains(plan[i].job)) continue;
+    Text& text = works[i]->texts[plan[i].sequence];
+    if (plan[i].parks) {
+      Park(*works[i], text);
+    } else if (plan[i].joins || plan[i].resumes) {
+      auto joined = plan[i].joins ? Join(*works[i], text) : Resume(*works[i], text);
+      if (!joined) fail(plan[i].job, std::move(joined).error());
     }
   }
   for (const auto& model : models_) {
@@ -539,7 +562,7 @@ void Service::RunPlan(std::span<const scheduler::Share> plan, std::span<Work* co
     if (failures.contains(plan[i].job)) continue;
     const Text& text = works[i]->texts[plan[i].sequence];
     outcomes.push_back({plan[i].job, plan[i].sequence, text.session ? text.session->waiting_tokens() : 0,
-                        !text.session.has_value()});
+                        !text.session.has_value(), text.parked.size()});
   }
   const std::lock_guard lock(mutex_);
   scheduler_.Report(outcomes);
@@ -580,6 +603,7 @@ Statistics Service::statistics() const {
   statistics.prefix_restored = prefix_restored_;
   statistics.prefix_evictions = prefix_evictions_;
   statistics.restored_tokens = restored_tokens_;
+  statistics.preemptions = preemptions_;
   statistics.sessions = sessions_.statistics();
   statistics.memory_limit_bytes = options_.limits.memory_bytes;
   statistics.first_token_seconds = first_token_.snapshot();

@@ -235,6 +235,7 @@ struct Statistics {
   std::uint64_t generated_tokens = 0;
   std::uint64_t steps = 0;
   std::uint64_t restored_tokens = 0;  // of sessions, from their parked memory
+  std::uint64_t preemptions = 0;      // texts that made room for those of another client
   Sessions::Statistics sessions;
   scheduler::Statistics now;
   std::uint64_t memory_limit_bytes = 0;
@@ -289,6 +290,8 @@ class Service {
   void EndLost(Wakes& wakes);
   void RunPlan(std::span<const scheduler::Share> plan, std::span<Work* const> works, Wakes& wakes);
   Result<void> Join(Work& work, Text& text);
+  void Park(const Work& work, Text& text);
+  Result<void> Resume(const Work& work, Text& text);
   void RestoreParked(const Work& work, std::span<const tokenizer::TokenId> prompt, generation::Memory& memory);
   void EndTurn(Work& work, const Text& text);
   void Accept(Work& work, Text& text, generation::Piece& piece, Wakes& wakes);
@@ -303,7 +306,7 @@ class Service {
   std::atomic<std::uint64_t> requests_{0}, refused_{0}, cancelled_{0}, failed_{0}, prompt_tokens_{0},
       generated_tokens_{0}, steps_{0}, cached_tokens_{0}, prefix_bytes_{0}, prefix_evictions_{0},
       prefix_packed_bytes_{0}, prefix_restored_{0},
-      restored_tokens_{0};
+      restored_tokens_{0}, preemptions_{0};
   Histogram first_token_, per_token_, queue_, batch_;
 
   mutable std::mutex mutex_;

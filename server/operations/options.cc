@@ -95,6 +95,10 @@ void Declare(CLI::App& app, Parsed& parsed, std::filesystem::path& folder) {
                  "MiB for what models remember of sessions that rest; beyond it the oldest are read again")
       ->check(CLI::Range(std::uint64_t{0}, std::uint64_t{1} << 24))
       ->capture_default_str();
+  app.add_option("--preempted-memory", options.preempted_memory_mib,
+                 "MiB for packed memory of texts that make room for another client's; 0: none does, others wait")
+      ->check(CLI::Range(std::uint64_t{0}, std::uint64_t{1} << 24))
+      ->capture_default_str();
   app.add_option("--api-key", options.api_keys, "Serve text only to clients with this key, or another one given");
   app.add_option("--api-key-file", options.api_key_file, "The same: one key in each line, # for comments");
   app.add_option("--stall-timeout", options.stall_timeout_s,

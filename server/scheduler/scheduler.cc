@@ -52,6 +52,9 @@ void Scheduler::Cancel(JobId id) {
   for (const Member& member : entry.members) {
     memory_bytes_ -= member.held_bytes;
     if (member.state == State::kRunning) --client.running;
+    if (member.state != State::kParked) continue;
+    --parked_;
+    parked_bytes_ -= member.parked_bytes;
   }
   std::erase_if(running_, [id](const Place& place) { return place.job == id; });
   Leave(client, id);
@@ -72,6 +75,7 @@ void Scheduler::DropClient(const std::string& name) {
 std::optional<std::size_t> Scheduler::Ready(const Entry& entry) const {
   for (std::size_t i = 0; i < entry.members.size(); ++i) {
     const Member& member = entry.members[i];
+    if (member.state == State::kParked) return i;
     if (member.state != State::kWaiting) continue;
     if (!member.asked.leader || entry.members[*member.asked.leader].is_prompt_through) return i;
   }
@@ -90,7 +94,7 @@ std::uint64_t Scheduler::HeldFor(const Entry& entry, std::size_t sequence) {
   return 0;
 }
 
-void Scheduler::Join(JobId id, std::size_t sequence, std::vector<Place>& joined) {
+void Scheduler::Join(JobId id, std::size_t sequence, std::vector<Joined>& joined) {
   Entry& entry = jobs_.at(id);
   Client& client = clients_.at(entry.client);
   Member& member = entry.members[sequence];
@@ -101,7 +105,13 @@ void Scheduler::Join(JobId id, std::size_t sequence, std::vector<Place>& joined)
       memory_bytes_ -= std::exchange(other.held_bytes, 0);
     }
   }
+  const bool resumes = member.state == State::kParked;
+  if (resumes) {
+    --parked_;
+    parked_bytes_ -= std::exchange(member.parked_bytes, 0);
+  }
   member.state = State::kRunning;
+  member.steps = 0;
   member.held_bytes = member.asked.memory_bytes;
   memory_bytes_ += member.held_bytes;
   // The leader's memory has all but the last token of the same prompt.
@@ -114,10 +124,10 @@ void Scheduler::Join(JobId id, std::size_t sequence, std::vector<Place>& joined)
   client.last_joined = ++turn_;
   if (entry.waiting == 0) Leave(client, id);
   running_.push_back({id, sequence});
-  joined.push_back({id, sequence});
+  joined.push_back({{id, sequence}, resumes});
 }
 
-bool Scheduler::JoinOne(std::vector<Place>& joined) {
+bool Scheduler::JoinOne(std::vector<Joined>& joined) {
   if (running_.size() >= limits_.max_running) return false;
   // First those for whom memory is kept: only they can give it back.
   for (const auto& [id, entry] : jobs_) {
@@ -127,9 +137,17 @@ bool Scheduler::JoinOne(std::vector<Place>& joined) {
     Join(id, *ready, joined);
     return true;
   }
+  const std::optional<Place> next = Choose();
+  if (!next) return false;
+  const std::uint64_t bytes = jobs_.at(next->job).members[next->sequence].asked.memory_bytes;
+  if (bytes > limits_.memory_bytes - memory_bytes_) return false;
+  Join(next->job, next->sequence, joined);
+  return true;
+}
+
+std::optional<Scheduler::Place> Scheduler::Choose() const {
   const Client* best = nullptr;
-  JobId best_job = 0;
-  std::size_t best_sequence = 0;
+  Place place;
   for (const auto& [name, client] : clients_) {
     if (best != nullptr && std::pair(client.running, client.last_joined) >= std::pair(best->running, best->last_joined)) {
       continue;
@@ -138,22 +156,61 @@ bool Scheduler::JoinOne(std::vector<Place>& joined) {
       const std::optional<std::size_t> ready = Ready(jobs_.at(id));
       if (!ready) continue;
       best = &client;
-      best_job = id;
-      best_sequence = *ready;
+      place = {id, *ready};
       break;
     }
   }
-  if (best == nullptr) return false;
-  const std::uint64_t bytes = jobs_.at(best_job).members[best_sequence].asked.memory_bytes;
-  if (bytes > limits_.memory_bytes - memory_bytes_) return false;
-  Join(best_job, best_sequence, joined);
+  if (best == nullptr) return std::nullopt;
+  return place;
+}
+
+// For one that Choose() names and that has no room.
+bool Scheduler::ParkOne(std::vector<Place>& parked) {
+  if (limits_.parked_bytes == 0) return false;
+  const std::optional<Place> next = Choose();
+  if (!next || clients_.at(jobs_.at(next->job).client).running > 0) return false;
+  const std::uint64_t wanted = jobs_.at(next->job).members[next->sequence].asked.memory_bytes;
+  auto victim = running_.rend();
+  std::size_t most_running = 1;
+  for (auto place = running_.rbegin(); place != running_.rend(); ++place) {
+    const Entry& entry = jobs_.at(place->job);
+    const Member& member = entry.members[place->sequence];
+    const std::size_t of_client = clients_.at(entry.client).running;
+    if (of_client <= most_running || entry.members.size() > 1 || !member.is_prompt_through ||
+        member.steps < std::max<std::size_t>(1, limits_.steps_before_parking) ||
+        wanted > limits_.memory_bytes - (memory_bytes_ - member.held_bytes) ||
+        member.asked.memory_bytes + parked_bytes_ > limits_.parked_bytes) {
+      continue;
+    }
+    most_running = of_client;
+    victim = place;
+  }
+  if (victim == running_.rend()) return false;
+  const Place place = *victim;
+  running_.erase(std::next(victim).base());
+  Entry& entry = jobs_.at(place.job);
+  Client& client = clients_.at(entry.client);
+  Member& member = entry.members[place.sequence];
+  member.state = State::kParked;
+  memory_bytes_ -= std::exchange(member.held_bytes, 0);
+  member.parked_bytes = member.asked.memory_bytes;
+  parked_bytes_ += member.parked_bytes;
+  ++parked_;
+  --entry.running;
+  ++entry.waiting;
+  --client.running;
+  client.jobs.push_front(place.job);
+  parked.push_back(place);
   return true;
 }
 
 std::vector<Share> Scheduler::Next() {
-  std::vector<Place> joined;
-  while (JoinOne(joined)) {
-  }
+  std::vector<Joined> joined;
+  std::vector<Place> parked;
+  do {
+    while (JoinOne(joined)) {
+    }
+  } while (ParkOne(parked));
   std::vector<Share> shares;
   shares.reserve(running_.size());
   const std::size_t first_joined = running_.size() - joined.size();
@@ -166,7 +223,11 @@ std::vector<Share> Scheduler::Next() {
   for (std::size_t i = 0; i < running_.size(); ++i) {
     Entry& entry = jobs_.at(running_[i].job);
     Member& member = entry.members[running_[i].sequence];
-    shares.push_back({running_[i].job, running_[i].sequence, 1, i >= first_joined});
+    Share& share = shares.emplace_back();
+    share.job = running_[i].job;
+    share.sequence = running_[i].sequence;
+    share.tokens = 1;
+    if (i >= first_joined) (joined[i - first_joined].resumes ? share.resumes : share.joins) = true;
     if (member.waiting_tokens <= 1) continue;
     shares.back().tokens = 0;
     prompts.push_back({i, &clients_.at(entry.client), &member});
@@ -185,6 +246,12 @@ std::vector<Share> Scheduler::Next() {
   }
   // A prompt that got nothing waits, also where it has just joined.
   std::vector<Share> plan;
+  for (const Place& place : parked) {
+    Share& share = plan.emplace_back();
+    share.job = place.job;
+    share.sequence = place.sequence;
+    share.parks = true;
+  }
   for (const Share& share : shares) {
     if (share.tokens > 0 || share.joins) plan.push_back(share);
   }
@@ -215,6 +282,11 @@ void Scheduler::Report(std::span<const Outcome> outcomes) {
     if (found == jobs_.end()) continue;
     Entry& entry = found->second;
     Member& member = entry.members[outcome.sequence];
+    if (member.state == State::kParked) {
+      parked_bytes_ += outcome.parked_bytes - std::exchange(member.parked_bytes, outcome.parked_bytes);
+      continue;
+    }
+    ++member.steps;
     member.waiting_tokens = outcome.waiting_tokens;
     if (outcome.waiting_tokens <= 1) member.is_prompt_through = true;
     if (!outcome.is_finished) continue;
@@ -231,7 +303,7 @@ void Scheduler::Report(std::span<const Outcome> outcomes) {
 }
 
 Statistics Scheduler::statistics() const {
-  return {running_.size(), queued_, memory_bytes_};
+  return {running_.size(), queued_, memory_bytes_, parked_, parked_bytes_};
 }
 
 }  // namespace holo::scheduler

@@ -11,6 +11,10 @@
 // some least recently. Within a client, jobs join in order. What does not fit into the memory waits, and nothing
 // overtakes it: nobody starves.
 //
+// Parking. Where a client has nothing that runs and the first of its sequences does not fit, one of another client that
+// runs several makes room: the youngest that generates, has no others of its job and has had its share of steps. Its
+// memory is packed, outside the ceiling below one of its own, and it joins again before its client's other jobs.
+//
 // Memory. Each sequence says what it takes at most, and joins only when that fits below the ceiling with what all
 // running ones may take. Sequences with the same prompt have a leader: they join when its prompt is through, and take
 // the prompt's memory over from it (the leader's share is kept for them when it ends early).
@@ -38,6 +42,8 @@ struct Limits {
   std::size_t max_of_client = 0;                        // sequences of one client's jobs; 0: no limit
   std::uint64_t memory_bytes = std::uint64_t{1} << 30;  // of all that run
   std::size_t prompt_tokens = 64;                       // of all prompts together in one step, at least 1
+  std::uint64_t parked_bytes = 0;                       // of all that are parked; 0: none is
+  std::size_t steps_before_parking = 64;
 };
 
 struct Sequence {
@@ -57,6 +63,8 @@ struct Share {
   std::size_t sequence = 0;  // its place in the job
   std::size_t tokens = 0;    // at most so many
   bool joins = false;        // its first step
+  bool parks = false;        // instead of running; before any joins
+  bool resumes = false;      // it was parked
 };
 
 // What a step did to one sequence.
@@ -65,12 +73,15 @@ struct Outcome {
   std::size_t sequence = 0;
   std::size_t waiting_tokens = 0;  // before its next choice; 1 for one that generates
   bool is_finished = false;
+  std::uint64_t parked_bytes = 0;  // of one that was to park
 };
 
 struct Statistics {
   std::size_t running = 0;       // sequences
   std::size_t queued = 0;        // jobs of which nothing runs yet
   std::uint64_t memory_bytes = 0;  // that running sequences may take
+  std::size_t parked = 0;          // sequences
+  std::uint64_t parked_bytes = 0;
 };
 
 class Scheduler {
@@ -92,13 +103,15 @@ class Scheduler {
   [[nodiscard]] const Limits& limits() const { return limits_; }
 
  private:
-  enum class State : std::uint8_t { kWaiting, kRunning, kFinished };
+  enum class State : std::uint8_t { kWaiting, kRunning, kParked, kFinished };
   struct Member {
     Sequence asked;
     State state = State::kWaiting;
     bool is_prompt_through = false;
     std::size_t waiting_tokens = 0;
     std::uint64_t held_bytes = 0;
+    std::uint64_t parked_bytes = 0;  // at most, until it has been packed
+    std::size_t steps = 0;           // since it joined, or joined again
     std::uint64_t last_served = 0;
   };
   struct Entry {
@@ -121,8 +134,15 @@ class Scheduler {
 
   [[nodiscard]] std::optional<std::size_t> Ready(const Entry& entry) const;
   [[nodiscard]] static std::uint64_t HeldFor(const Entry& entry, std::size_t sequence);
-  bool JoinOne(std::vector<Place>& joined);
-  void Join(JobId id, std::size_t sequence, std::vector<Place>& joined);
+  struct Joined {
+    Place place;
+    bool resumes = false;
+  };
+  // The next one to join, in fairness.
+  [[nodiscard]] std::optional<Place> Choose() const;
+  bool JoinOne(std::vector<Joined>& joined);
+  void Join(JobId id, std::size_t sequence, std::vector<Joined>& joined);
+  bool ParkOne(std::vector<Place>& parked);
   void Finish(Entry& entry, std::size_t sequence);
   void Leave(Client& client, JobId id);
   void DropClient(const std::string& name);
@@ -135,6 +155,8 @@ class Scheduler {
   std::vector<Place> running_;  // in the order in which they joined
   std::size_t queued_ = 0;
   std::uint64_t memory_bytes_ = 0;
+  std::size_t parked_ = 0;
+  std::uint64_t parked_bytes_ = 0;
 };
 
 }  // namespace holo::scheduler

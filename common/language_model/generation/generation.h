@@ -109,8 +109,9 @@ class Session {
 
   // The memory so far, to be forked for a session with the same prompt, or a longer one.
   [[nodiscard]] const Memory& memory() const { return memory_; }
-  // Likewise. This session is over.
+  // It is not run any more, unless it gets this memory back, with the same bits.
   [[nodiscard]] Memory Release() { return std::move(memory_); }
+  void Resume(Memory memory) { memory_ = std::move(memory); }
 
  private:
   friend Result<std::vector<Piece>> Step(const Engine& engine, std::span<const Share> shares,

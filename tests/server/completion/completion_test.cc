@@ -250,6 +250,50 @@ TEST_CASE("ended texts make room for those that run") {
   CHECK(Write(*tiny.service, TextRequest(std::string(64, 'z'), 2)).usage.cached_tokens == 32);
 }
 
+TEST_CASE("a text that makes room for another client's is parked, and goes on as if it had not been") {
+  testing::TinyModel model;
+  model.context = 512;
+  TinyService alone({}, model);
+  Options options;
+  options.limits.max_running = 2;
+  options.limits.parked_bytes = std::uint64_t{1} << 24;
+  options.limits.steps_before_parking = 5;
+  TinyService tiny(options, model);
+  std::vector<Request> requests;
+  for (std::uint64_t seed = 1; seed <= 4; ++seed) {
+    requests.push_back(TextRequest("One " + std::to_string(seed), seed <= 2 ? 450 : 40, seed));
+    requests.back().client = seed <= 2 ? "greedy" : "client " + std::to_string(seed);
+  }
+  std::vector<testing::Bell> bells(requests.size());
+  std::vector<std::shared_ptr<Reply>> replies;
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    replies.push_back(tiny.service->Submit(requests[i], bells[i].Ringer()).value());
+    if (i < 2) bells[i].Wait();  // until it is being written
+  }
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    CAPTURE(i);
+    const Written found = testing::ReadAll(*replies[i], bells[i]);
+    REQUIRE_FALSE(found.failure);
+    CHECK(found.texts == Write(*alone.service, requests[i]).texts);
+  }
+  CHECK(tiny.service->statistics().preemptions > 0);
+  CHECK(tiny.service->statistics().now.parked_bytes == 0);
+  // One that is parked can be cancelled.
+  testing::Bell first_bell, second_bell;
+  const auto first = tiny.service->Submit(requests[0], first_bell.Ringer()).value();
+  first_bell.Wait();
+  const auto second = tiny.service->Submit(requests[1], second_bell.Ringer()).value();
+  second_bell.Wait();
+  const std::uint64_t before = tiny.service->statistics().preemptions;
+  CHECK_FALSE(Write(*tiny.service, requests[2]).failure);
+  CHECK(tiny.service->statistics().preemptions > before);
+  first->Cancel();
+  second->Cancel();
+  CHECK(testing::ReadAll(*first, first_bell).failure->code == Code::kCancelled);
+  CHECK(testing::ReadAll(*second, second_bell).failure->code == Code::kCancelled);
+  CHECK(tiny.service->statistics().now.parked_bytes == 0);
+}
+
 TEST_CASE("a conversation is written down by the template, or refused by the message's number") {
   TinyService tiny;
   using chat_template::Role;

@@ -36,11 +36,13 @@ class Fake {
         is_finished = --text.left == 0;
         text.waiting = is_finished ? 0 : 1;
       }
-      outcomes.push_back({share.job, share.sequence, text.waiting, is_finished});
+      outcomes.push_back({share.job, share.sequence, text.waiting, is_finished, share.parks ? kPacked : 0});
     }
     scheduler.Report(outcomes);
     return plan;
   }
+
+  static constexpr std::uint64_t kPacked = 3;
 
   Scheduler scheduler;
 
@@ -239,6 +241,87 @@ TEST_CASE("texts that follow a leader that has ended take its memory over, and n
   CHECK(fake.scheduler.statistics().memory_bytes == 0);
 }
 
+// What is parked and what resumes in a plan, as jobs.
+std::pair<std::vector<JobId>, std::vector<JobId>> Parking(const std::vector<Share>& plan) {
+  std::pair<std::vector<JobId>, std::vector<JobId>> found;
+  for (const Share& share : plan) {
+    if (share.parks) found.first.push_back(share.job);
+    if (share.resumes) found.second.push_back(share.job);
+  }
+  return found;
+}
+
+TEST_CASE("the youngest text of a client that has several makes room for a client that has none, and comes back") {
+  struct Row {
+    const char* name;
+    std::size_t max_running;
+    std::uint64_t memory_bytes;
+  };
+  for (const Row& row : {Row{"no place in the step", 2, 100}, Row{"no memory", 8, 20}}) {
+    CAPTURE(row.name);
+    Limits limits;
+    limits.max_running = row.max_running;
+    limits.memory_bytes = row.memory_bytes;
+    limits.parked_bytes = 10;
+    limits.steps_before_parking = 3;
+    Fake fake(limits);
+    const JobId older = fake.Submit(OneText("greedy", 1, 10), 50);
+    const JobId younger = fake.Submit(OneText("greedy", 1, 10), 50);
+    fake.Step();
+    const JobId modest = fake.Submit(OneText("modest", 4, 10), 5);
+    for (int i = 0; i < 2; ++i) CHECK(TokensOf(fake.Step(), modest) == 0);  // nobody is sent away at once
+    auto plan = fake.Step();
+    CHECK(Parking(plan).first == std::vector{younger});
+    CHECK(plan.front().parks);
+    CHECK(TokensOf(plan, modest) == 4);
+    CHECK(TokensOf(plan, older) == 1);
+    CHECK(TokensOf(plan, younger) == 0);
+    CHECK(fake.scheduler.statistics().parked == 1);
+    CHECK(fake.scheduler.statistics().parked_bytes == Fake::kPacked);
+    CHECK(fake.scheduler.statistics().memory_bytes == 20);
+    // Another of the same client's waits behind it.
+    const JobId next = fake.Submit(OneText("greedy", 1, 10), 5);
+    while (fake.scheduler.Has(modest)) CHECK(Parking(plan = fake.Step()).second.empty());
+    plan = fake.Step();
+    CHECK(Parking(plan).second == std::vector{younger});
+    CHECK(TokensOf(plan, younger) == 1);
+    CHECK(TokensOf(plan, next) == 0);
+    CHECK(fake.scheduler.statistics().parked == 0);
+    CHECK(fake.scheduler.statistics().parked_bytes == 0);
+    // One that is parked can be cancelled.
+    for (int i = 0; i < 5; ++i) fake.Step();
+    fake.Submit(OneText("modest", 1, 10), 5);
+    CHECK(Parking(fake.Step()).first == std::vector{younger});
+    fake.scheduler.Cancel(younger);
+    CHECK(fake.scheduler.statistics().parked == 0);
+    CHECK(fake.scheduler.statistics().parked_bytes == 0);
+    while (!fake.Step().empty()) {
+    }
+    CHECK(fake.scheduler.statistics().memory_bytes == 0);
+  }
+}
+
+TEST_CASE("nobody makes room for a client that has a text running, nor for more than may be parked") {
+  Limits limits;
+  limits.max_running = 3;
+  limits.parked_bytes = 10;
+  limits.steps_before_parking = 1;
+  Fake fake(limits);
+  for (int i = 0; i < 2; ++i) fake.Submit(OneText("greedy", 1, 10), 40);
+  fake.Submit(OneText("modest", 1, 10), 40);
+  for (int i = 0; i < 3; ++i) fake.Step();
+  fake.Submit(OneText("modest", 1, 10), 5);
+  for (int i = 0; i < 3; ++i) CHECK(Parking(fake.Step()).first.empty());
+  Limits none;
+  none.max_running = 2;
+  none.parked_bytes = 9;  // less than one takes
+  none.steps_before_parking = 1;
+  Fake waits(none);
+  for (int i = 0; i < 2; ++i) waits.Submit(OneText("greedy", 1, 10), 40);
+  waits.Submit(OneText("modest", 1, 10), 5);
+  for (int i = 0; i < 20; ++i) CHECK(Parking(waits.Step()).first.empty());
+}
+
 TEST_CASE("whatever comes and goes: limits hold, every step runs something, and everything ends") {
   for (std::uint32_t seed = 0; seed < 50; ++seed) {
     CAPTURE(seed);
@@ -248,6 +331,8 @@ TEST_CASE("whatever comes and goes: limits hold, every step runs something, and 
     limits.max_queued = 1 + random() % 10;
     limits.memory_bytes = 50;
     limits.prompt_tokens = 1 + random() % 30;
+    limits.parked_bytes = random() % 3 * 50;
+    limits.steps_before_parking = random() % 10;
     Fake fake(limits);
     std::set<JobId> jobs;
     for (int step = 0; step < 2000; ++step) {
@@ -261,12 +346,15 @@ TEST_CASE("whatever comes and goes: limits hold, every step runs something, and 
       std::erase_if(jobs, [&](JobId id) { return !fake.scheduler.Has(id); });
       const auto plan = fake.Step();
       CHECK(plan.empty() == jobs.empty());
-      CHECK(plan.size() <= limits.max_running);
+      CHECK(plan.size() - Parking(plan).first.size() <= limits.max_running);
       CHECK(fake.scheduler.statistics().memory_bytes <= limits.memory_bytes);
+      CHECK(fake.scheduler.statistics().parked_bytes <= limits.parked_bytes);
     }
     std::erase_if(jobs, [&](JobId id) { return !fake.scheduler.Has(id); });
     CHECK(jobs.empty());
     CHECK(fake.scheduler.statistics().running == 0);
+    CHECK(fake.scheduler.statistics().parked == 0);
+    CHECK(fake.scheduler.statistics().parked_bytes == 0);
     CHECK(fake.scheduler.statistics().memory_bytes == 0);
   }
 }
