@@ -9,27 +9,8 @@ The package comes from PyPI into a virtual environment at FOLDER, once; where th
 
 import argparse
 import os
-import subprocess
-import sys
 
-VERSION = "openai>=1.60,<3"
-
-
-def enter(folder):
-    """Runs this program again in the environment, which is made first."""
-    python = os.path.join(folder, "bin", "python")
-    try:
-        if not os.path.exists(os.path.join(folder, "complete")):
-            subprocess.run([sys.executable, "-m", "venv", folder], check=True, capture_output=True, timeout=120)
-            subprocess.run([python, "-m", "pip", "install", "--quiet", VERSION], check=True, capture_output=True,
-                           timeout=400)
-            with open(os.path.join(folder, "complete"), "w", encoding="utf-8"):
-                pass
-    except (OSError, subprocess.SubprocessError) as error:
-        detail = getattr(error, "stderr", b"") or b""
-        print(f"skipped: the openai package cannot be had: {error}\n{detail.decode(errors='replace')[-500:]}")
-        sys.exit(77)
-    os.execv(python, [python, os.path.abspath(__file__), *sys.argv[1:], "--inside"])
+PACKAGES = ["openai>=1.60,<3"]
 
 
 def is_refused(kind, work):
@@ -177,7 +158,8 @@ if __name__ == "__main__":
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if not arguments.inside:
-        enter(os.path.abspath(arguments.environment))
+        from environment import enter
+        enter(os.path.abspath(arguments.environment), PACKAGES, __file__)
     import openai
 
     from harness import check, main
