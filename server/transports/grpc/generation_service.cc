@@ -188,7 +188,8 @@ class TextReactor : public Reactor, public std::enable_shared_from_this<TextReac
       const std::lock_guard lock(mutex_);
       reply_ = std::move(*reply);
       has_tokens_ = has_tokens;
-      if (is_gone_) reply_->Cancel();
+      // It may have been stopped, or its call may have failed, while it waited to be submitted.
+      if (is_gone_ || was_stopped_ || end_) reply_->Cancel();
     }
     Pump();
   }
@@ -342,11 +343,14 @@ class ChatReactor final : public TextReactor<::grpc::ServerBidiReactor<v1::ChatR
     if (!has_started_) return tl::unexpected(Wrong("start", "expected it before anything else"));
     if (incoming_.has_stop()) {
       const std::lock_guard lock(mutex_);
-      if (reply_) {
+      if (is_replying_) {
         was_stopped_ = true;
-        reply_->Cancel();
+        if (reply_) reply_->Cancel();
       }
       return {};
+    }
+    if (!incoming_.has_message()) {
+      return tl::unexpected(Wrong("request", "expected start, a message or stop, found nothing"));
     }
     completion::Request request = base_;
     {

@@ -1,6 +1,8 @@
 #include <doctest/doctest.h>
 #include <grpcpp/grpcpp.h>
 
+#include <future>
+
 #include "holo/v1/generation.grpc.pb.h"
 #include "server/assets/assets.h"
 #include "server/streaming/streaming.h"
@@ -228,6 +230,46 @@ TEST_CASE("a conversation remembers what was said, and a reply can be stopped") 
   CHECK(early->Write(Say("Hi")));
   CHECK_FALSE(early->Read(&last));
   CHECK(early->Finish().error_code() == ::grpc::StatusCode::INVALID_ARGUMENT);
+
+  ::grpc::ClientContext mute;
+  const auto empty = fixture.stub->Chat(&mute);
+  CHECK(empty->Write(Start(12)));
+  CHECK(empty->Write({}));
+  (void)empty->WritesDone();
+  CHECK_FALSE(empty->Read(&last));
+  const ::grpc::Status nothing = empty->Finish();
+  CHECK(nothing.error_code() == ::grpc::StatusCode::INVALID_ARGUMENT);
+  CHECK(nothing.error_message().starts_with("request: "));
+}
+
+TEST_CASE("a reply that is stopped before it begins says nothing, and the conversation goes on") {
+  Fixture fixture(8192);
+  ::grpc::ClientContext context;
+  const auto stream = fixture.stub->Chat(&context);
+  CHECK(stream->Write(Start(8000)));
+  v1::ChatRequest stop;
+  stop.mutable_stop();
+  for (int i = 0; i < 20; ++i) {
+    // What prepares requests is held up until the server has very likely heard both.
+    std::promise<void> is_sent;
+    REQUIRE(fixture.tiny.service->Post([heard = is_sent.get_future().share()] { heard.wait(); }));
+    CHECK(stream->Write(Say("Hi")));
+    CHECK(stream->Write(stop));
+    for (int call = 0; call < 3; ++call) {
+      ::grpc::ClientContext other;
+      v1::ModelsResponse models;
+      CHECK(fixture.stub->Models(&other, {}, &models).ok());
+    }
+    is_sent.set_value();
+    v1::GenerateResponse last;
+    (void)ReadReply(*stream, last);
+    CHECK(last.finish() == v1::GenerateResponse::FINISH_CANCELLED);
+    CHECK(last.usage().completion_tokens() < 8000);
+  }
+  CHECK(stream->WritesDone());
+  CHECK(stream->Finish().ok());
+  CHECK(fixture.WaitUntilIdle());
+  CHECK(fixture.tiny.service->statistics().cancelled == 20);
 }
 
 TEST_CASE("where there are keys, calls say one") {
