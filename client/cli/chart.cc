@@ -4,6 +4,7 @@
 #include <cmath>
 #include <opencv2/core.hpp>
 #include <opencv2/imgproc.hpp>
+#include <optional>
 
 #include "client/cli/cli.h"
 #include "common/files/files.h"
@@ -108,29 +109,47 @@ struct Axis {
   }
 };
 
+// What a letter is wide at most, in the font's size.
+constexpr double kLetter = 0.68;
+
+double WidthOf(const std::string& text, double size) {
+  return kLetter * size * static_cast<double>(text.size());
+}
+
 // Finds places beside dots where words cover neither dots nor words.
 class LabelPlaces {
  public:
   void Avoid(const Dot& dot) {
     taken_.push_back({dot.x - dot.radius, dot.y - dot.radius, dot.x + dot.radius, dot.y + dot.radius});
   }
+  void Avoid(const Text& text) {
+    const double width = WidthOf(text.text, text.size);
+    const double left = text.x - (text.anchor == Anchor::kEnd ? width : text.anchor == Anchor::kMiddle ? width / 2 : 0);
+    taken_.push_back(BoxAt(left, text.y, width, text.size));
+  }
 
   // The label of a dot: right of it and above, or else the first free place around it; above if there is none.
   [[nodiscard]] Text Place(double x, double y, const std::string& label, const Color& color) {
     constexpr int kSize = 13;
-    constexpr double kLetter = 0.62 * kSize;
-    const double width = kLetter * static_cast<double>(label.size());
-    const double above = y - 7;
-    const double below = y + kSize + 5;
-    const Box boxes[] = {BoxAt(x + 7, above, width, kSize),         BoxAt(x + 7, below, width, kSize),
-                         BoxAt(x - 7 - width, above, width, kSize), BoxAt(x - 7 - width, below, width, kSize),
-                         BoxAt(x + 7, above - kSize, width, kSize), BoxAt(x + 7, below + kSize, width, kSize)};
-    const Box* chosen = std::find_if(std::begin(boxes), std::end(boxes), [&](const Box& box) {
-      return box.right < kRight && box.low < kBottom && std::none_of(taken_.begin(), taken_.end(), [&](const Box& other) {
-               return box.left < other.right && other.left < box.right && box.high < other.low && other.high < box.low;
-             });
-    });
-    if (chosen == std::end(boxes)) chosen = boxes;
+    const double width = WidthOf(label, kSize);
+    std::optional<Box> chosen;
+    for (const double row : {0.0, -1.0, 1.0, -2.0, 2.0, -3.0, -4.0}) {
+      for (const double left : {x + 7, x - 7 - width}) {
+        for (const double baseline : {y - 7, y + kSize + 5}) {
+          const Box box = BoxAt(left, baseline + row * kSize, width, kSize);
+          if (box.right > kRight || box.left < kLeft || box.low > kBottom) continue;
+          const bool is_free = std::none_of(taken_.begin(), taken_.end(), [&](const Box& other) {
+            return box.left < other.right && other.left < box.right && box.high < other.low && other.high < box.low;
+          });
+          if (is_free) {
+            taken_.push_back(box);
+            return {box.left, box.low, label, color, Anchor::kStart, kSize};
+          }
+          if (!chosen) chosen = box;
+        }
+      }
+    }
+    if (!chosen) chosen = BoxAt(std::max(kLeft, std::min(x, kRight - width)), y - 7, width, kSize);
     taken_.push_back(*chosen);
     return {chosen->left, chosen->low, label, color, Anchor::kStart, kSize};
   }
@@ -212,7 +231,8 @@ Drawing DrawCurves(const std::vector<Curve>& curves, double exact, double top_pe
   const double margin = std::pow(std::max(y.high / y.low, 1.05), 0.06);
   y = {y.low / margin, y.high * margin, y.from, y.to};
   Drawing out;
-  out.texts.push_back({kLeft, 30, title, kInk, Anchor::kStart, 18});
+  const double fitting = (kChartWidth - kLeft - 10) / WidthOf(title, 1);
+  out.texts.push_back({kLeft, 30, title, kInk, Anchor::kStart, static_cast<int>(std::clamp(fitting, 9.0, 18.0))});
   for (const double tick : x.Ticks()) {
     out.lines.push_back({x.At(tick), kTop, x.At(tick), kBottom, kGrid});
     out.texts.push_back({x.At(tick), kBottom + 20, TickText(tick), kInk, Anchor::kMiddle});
@@ -224,12 +244,20 @@ Drawing DrawCurves(const std::vector<Curve>& curves, double exact, double top_pe
   out.lines.push_back({kLeft, kBottom, kRight, kBottom, kInk});
   out.lines.push_back({kLeft, kTop, kLeft, kBottom, kInk});
   out.texts.push_back({(kLeft + kRight) / 2, kChartHeight - 22.0, "bytes per token, all layers", kInk, Anchor::kMiddle});
-  out.texts.push_back({kLeft, kTop - 12, "perplexity", kInk});
+  LabelPlaces places;
+  const auto write = [&](const Text& text) {
+    out.texts.push_back(text);
+    places.Avoid(text);
+  };
+  // At the axis, where no label is wanted.
+  write({kLeft - 78, kTop - 12, "perplexity", kInk});
   for (double at = kLeft; at < kRight; at += 12) {
     out.lines.push_back({at, y.At(exact), std::min(at + 6, kRight), y.At(exact), kInk});
   }
-  out.texts.push_back({kRight - 4, y.At(exact) + 17, "uncompressed " + Fixed(exact, 2), kInk, Anchor::kEnd, 13});
-  LabelPlaces places;
+  write({kRight - 4, y.At(exact) + 17, "uncompressed " + Fixed(exact, 2), kInk, Anchor::kEnd, 13});
+  for (std::size_t i = 0; i < curves.size(); ++i) {
+    write({kRight - 230, kTop + 22 + 22.0 * static_cast<double>(i), curves[i].name, kColors[i % std::size(kColors)]});
+  }
   for (const Curve& curve : curves) {
     for (const CurvePoint& point : curve.points) places.Avoid({x.At(point.bytes_per_token), y.At(point.perplexity), kInk});
   }
@@ -238,7 +266,6 @@ Drawing DrawCurves(const std::vector<Curve>& curves, double exact, double top_pe
     const double key_y = kTop + 22 + 22.0 * static_cast<double>(i);
     out.dots.push_back({kRight - 254, key_y - 5, color});
     if (curves[i].is_joined) out.lines.push_back({kRight - 270, key_y - 5, kRight - 238, key_y - 5, color, 2});
-    out.texts.push_back({kRight - 230, key_y, curves[i].name, color});
     const CurvePoint* before = nullptr;
     for (const CurvePoint& point : curves[i].points) {
       const double at_x = x.At(point.bytes_per_token);

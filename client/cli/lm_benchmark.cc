@@ -468,6 +468,7 @@ class Benchmark {
       for (const Point& point : points) {
         std::string label;
         if (is_labelled) label = point.k > 0 ? "k " + Fixed(point.k, 0) : point.method;
+        if (label.starts_with(name + " ")) label.erase(0, name.size() + 1);
         curve.points.push_back({point.bytes_per_token, point.score.Perplexity(), label});
       }
       std::sort(curve.points.begin(), curve.points.end(),
