@@ -2,7 +2,7 @@
 # Installs the Debian packages that this project needs. Removes nothing; quick when everything is there.
 #   deploy/setup.sh                what building and running needs
 #   deploy/setup.sh --sanitizers   and clang, for the presets asan and fuzz
-#   deploy/setup.sh --tests        and what some tests use where it is there: a virtual display, WebAssembly and Node
+#   deploy/setup.sh --tests        and what some tests use where it is there: a virtual display, WebAssembly, Node, Python
 #   deploy/setup.sh --benchmarks   and the programs that benchmarks compare with
 #   deploy/setup.sh --lists        fetches apt's package lists, too
 set -euo pipefail
@@ -20,7 +20,9 @@ for option in "$@"; do
   case $option in
     --sanitizers) packages+=(clang lld libclang-rt-14-dev) ;;
     --tests)
-      packages+=(python3 xvfb xauth)
+      packages+=(python3 python3-venv xvfb xauth)
+      # Node from elsewhere brings its own, which excludes Debian's.
+      command -v npm >/dev/null || packages+=(npm)
       packages+=(clang-14 lld-14 wasi-libc libc++-14-dev-wasm32 libclang-rt-14-dev-wasm32 nodejs)
       ;;
     --lists) lists=yes ;;

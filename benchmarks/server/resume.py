@@ -24,7 +24,8 @@ class Server:
             os.remove(ready)
         self.process = subprocess.Popen(
             [a.holod, "--model", f"it={a.model}", "--http", "127.0.0.1:0", "--grpc", "off", "--sessions",
-             os.path.join(folder, "sessions"), "--ready-file", ready, "--log-level", "warn", "--model-cache", a.cache])
+             os.path.join(folder, "sessions"), "--ready-file", ready, "--log-level", "warn", "--model-cache", a.cache],
+            stdout=subprocess.DEVNULL)
         while not os.path.exists(ready):
             if self.process.poll() is not None:
                 raise SystemExit("holod does not come up")

@@ -1,13 +1,12 @@
-// SHA-256 (FIPS 180-4), which must also build where no cryptographic library does: plain, and with the instructions that
-// x86-64 processors have for it (parked memory of a language model is tens of megabytes).
+// SHA-256 (FIPS 180-4) by OpenSSL, as parked memory of a language model is tens of megabytes; and plain, for WebAssembly,
+// where there is no such library.
 #include "common/bytes/sha256.h"
 
 #include <algorithm>
 #include <bit>
 
-#ifdef __x86_64__
-#include <cpuid.h>
-#include <immintrin.h>
+#ifndef __wasm__
+#include <openssl/sha.h>
 #endif
 
 #include "common/bytes/bytes.h"
@@ -33,7 +32,6 @@ constexpr std::array<std::uint32_t, 8> kInitial = {0x6a09e667, 0xbb67ae85, 0x3c6
                                                    0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
 
 using Hash = std::array<std::uint32_t, 8>;
-using AddBlocks = void (*)(std::span<const std::uint8_t> blocks, Hash& hash);
 
 void AddBlock(std::span<const std::uint8_t, kBlockBytes> block, Hash& hash) {
   std::array<std::uint32_t, 64> w{};
@@ -66,68 +64,16 @@ void AddBlock(std::span<const std::uint8_t, kBlockBytes> block, Hash& hash) {
   for (std::size_t i = 0; i < add.size(); ++i) hash[i] += add[i];
 }
 
-void AddPlain(std::span<const std::uint8_t> blocks, Hash& hash) {
+void AddBlocks(std::span<const std::uint8_t> blocks, Hash& hash) {
   for (; !blocks.empty(); blocks = blocks.subspan(kBlockBytes)) AddBlock(blocks.first<kBlockBytes>(), hash);
 }
 
-#ifdef __x86_64__
-// Two rounds an instruction, whose registers hold a, b, e, f and c, d, g, h, the first of them highest.
-__attribute__((target("sha,sse4.1"))) void AddByInstructions(std::span<const std::uint8_t> blocks, Hash& hash) {
-  const auto load = [](const auto* from) __attribute__((target("sha,sse4.1"))) {
-    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
-  };
-  const __m128i abcd = load(hash.data());
-  const __m128i efgh = load(hash.data() + 4);
-  const __m128i swapped = _mm_shuffle_epi32(abcd, 0xB1);
-  const __m128i turned = _mm_shuffle_epi32(efgh, 0x1B);
-  __m128i abef = _mm_alignr_epi8(swapped, turned, 8);
-  __m128i cdgh = _mm_blend_epi16(turned, swapped, 0xF0);
-  const __m128i big_endian = _mm_set_epi64x(0x0C0D0E0F08090A0B, 0x0405060700010203);
-  for (; !blocks.empty(); blocks = blocks.subspan(kBlockBytes)) {
-    const __m128i abef_before = abef;
-    const __m128i cdgh_before = cdgh;
-    __m128i w[4];  // the last 16 words of the schedule
-#pragma GCC unroll 16
-    for (std::size_t i = 0; i < 16; ++i) {
-      __m128i& own = w[i % 4];
-      if (i < 4) {
-        own = _mm_shuffle_epi8(load(blocks.data() + 16 * i), big_endian);
-      } else {
-        const __m128i& before = w[(i + 3) % 4];
-        const __m128i partly =
-            _mm_add_epi32(_mm_sha256msg1_epu32(own, w[(i + 1) % 4]), _mm_alignr_epi8(before, w[(i + 2) % 4], 4));
-        own = _mm_sha256msg2_epu32(partly, before);
-      }
-      const __m128i added = _mm_add_epi32(own, load(kRound.data() + 4 * i));
-      cdgh = _mm_sha256rnds2_epu32(cdgh, abef, added);
-      abef = _mm_sha256rnds2_epu32(abef, cdgh, _mm_shuffle_epi32(added, 0x0E));
-    }
-    abef = _mm_add_epi32(abef, abef_before);
-    cdgh = _mm_add_epi32(cdgh, cdgh_before);
-  }
-  const __m128i feba = _mm_shuffle_epi32(abef, 0x1B);
-  const __m128i dchg = _mm_shuffle_epi32(cdgh, 0xB1);
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(hash.data()), _mm_blend_epi16(feba, dchg, 0xF0));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(hash.data() + 4), _mm_alignr_epi8(dchg, feba, 8));
-}
+}  // namespace
 
-bool HasInstructions() {
-  // Leaf 7 of CPUID, which gcc 12's __builtin_cpu_supports does not read for it.
-  static const bool has = [] {
-    std::uint32_t a = 0;
-    std::uint32_t b = 0;
-    std::uint32_t c = 0;
-    std::uint32_t d = 0;
-    return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (b >> 29 & 1) != 0 && __builtin_cpu_supports("sse4.1") != 0;
-  }();
-  return has;
-}
-#endif
-
-std::array<std::uint8_t, 32> Digest(std::span<const std::uint8_t> data, AddBlocks add) {
+std::array<std::uint8_t, 32> plain::Sha256(std::span<const std::uint8_t> data) {
   Hash hash = kInitial;
   const std::size_t whole = data.size() / kBlockBytes * kBlockBytes;
-  add(data.first(whole), hash);
+  AddBlocks(data.first(whole), hash);
   const std::span<const std::uint8_t> rest = data.subspan(whole);
 
   // The rest, a 1 bit, zeros, and the length in bits as 64 bits, big-endian: one block or two.
@@ -138,7 +84,7 @@ std::array<std::uint8_t, 32> Digest(std::span<const std::uint8_t> data, AddBlock
   const std::uint64_t bits = std::uint64_t{data.size()} * 8;
   for (std::size_t i = 0; i < 8; ++i) tail[tail_bytes - 1 - i] = static_cast<std::uint8_t>(bits >> (8 * i));
   const std::span<const std::uint8_t> padded(tail);
-  add(padded.first(tail_bytes), hash);
+  AddBlocks(padded.first(tail_bytes), hash);
 
   std::array<std::uint8_t, 32> digest{};
   for (std::size_t i = 0; i < digest.size(); ++i) {
@@ -147,17 +93,14 @@ std::array<std::uint8_t, 32> Digest(std::span<const std::uint8_t> data, AddBlock
   return digest;
 }
 
-}  // namespace
-
 std::array<std::uint8_t, 32> Sha256(std::span<const std::uint8_t> data) {
-#ifdef __x86_64__
-  if (HasInstructions()) return Digest(data, AddByInstructions);
+#ifdef __wasm__
+  return plain::Sha256(data);
+#else
+  std::array<std::uint8_t, 32> digest{};
+  SHA256(data.data(), data.size(), digest.data());
+  return digest;
 #endif
-  return Digest(data, AddPlain);
-}
-
-std::array<std::uint8_t, 32> plain::Sha256(std::span<const std::uint8_t> data) {
-  return Digest(data, AddPlain);
 }
 
 }  // namespace holo::bytes

@@ -5,6 +5,7 @@ find_package(Eigen3 3.4 REQUIRED)
 if(NOT HOLO_PLAIN_KERNELS)
   find_package(hwy REQUIRED)
 endif()
+find_package(OpenSSL REQUIRED COMPONENTS Crypto)
 find_package(ZLIB REQUIRED)
 find_package(OpenCV 4.5 REQUIRED COMPONENTS core imgproc imgcodecs highgui)
 find_package(Qt5 REQUIRED COMPONENTS Core Gui)  # OpenCV's windows are Qt's

@@ -94,7 +94,8 @@ class Model {
     std::vector<std::string> stops;
     std::vector<tokenizer::TokenId> end_tokens;
   };
-  // In a template that has no place for it, what the system says stands before what the user says. kInvalidArgument, naming messages[i], for a conversation that the template cannot write.
+  // In a template that has no place for it, what the system says stands before what the user says. kInvalidArgument,
+  // naming messages[i], for a conversation that the template cannot write.
   [[nodiscard]] Result<Conversation> Render(std::span<const chat_template::Message> messages) const;
   // A prompt's tokens. An empty text is the token that begins texts, where the model has one.
   [[nodiscard]] std::vector<tokenizer::TokenId> Encode(std::string_view text) const;
@@ -262,7 +263,8 @@ class Service {
   [[nodiscard]] Result<std::shared_ptr<const Model>> Find(std::string_view name) const;
 
   // kInvalidArgument and kOutOfRange, whose message begins with the field; kNotFound for the model; what
-  // Sessions::Begin() says; kResourceExhausted for a full queue; kUnavailable while draining. It turns text into tokens: not for threads that must not be held up.
+  // Sessions::Begin() says; kResourceExhausted for a full queue; kUnavailable while draining. It turns text into tokens:
+  // not for threads that must not be held up.
   [[nodiscard]] Result<std::shared_ptr<Reply>> Submit(Request request, std::function<void()> wake);
 
   // Runs `work` on a thread for preparing requests. False, and nothing happens, where too much waits there already.

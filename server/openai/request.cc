@@ -330,7 +330,8 @@ Result<Asked> ParseCompletion(std::span<const std::uint8_t> body) {
   asked.has_logprobs = logprobs.has_value();
   request.sampling.logprobs = static_cast<std::size_t>(logprobs.value_or(0));
   request.scores_prompt = asked.echoes && asked.has_logprobs;
-  if (const json* suffix = fields.Find("suffix"); suffix != nullptr && (!suffix->is_string() || !suffix->get_ref<const std::string&>().empty())) {
+  const json* const suffix = fields.Find("suffix");
+  if (suffix != nullptr && (!suffix->is_string() || !suffix->get_ref<const std::string&>().empty())) {
     return Fail(Code::kUnimplemented, "suffix: expected none, as models here only go on with a text");
   }
   return asked;

@@ -330,7 +330,8 @@ Result<kv_cache::Basis> MakeLatentBasis(Statistics& statistics, const weights::W
   std::vector<WholeLayer> layers;
   std::vector<std::vector<double>> energies;  // of each group of each segment
   for (std::size_t i = 0; i < count; ++i) {
-    HOLO_ASSIGN_OR_RETURN(WholeLayer layer, DecomposeLayer(statistics.layers[i], weights, i, static_cast<double>(statistics.queries)));
+    HOLO_ASSIGN_OR_RETURN(WholeLayer layer, DecomposeLayer(statistics.layers[i], weights, i,
+                                                           static_cast<double>(statistics.queries)));
     for (const auto& [begin, length] : layer.Segments()) energies.push_back(BalanceGroups(layer, begin, length));
     layers.push_back(std::move(layer));
     if (progress && !progress(static_cast<double>(i + 1) / static_cast<double>(count))) {
@@ -427,7 +428,8 @@ Result<kv_cache::Basis> MakeStoredBasis(Statistics& statistics, const transforme
   }
   std::vector<WholeLayer> layers;
   for (std::size_t i = 0; i < statistics.layers.size(); ++i) {
-    HOLO_ASSIGN_OR_RETURN(WholeLayer layer, DecomposeLayer(statistics.layers[i], weights, i, static_cast<double>(statistics.queries)));
+    HOLO_ASSIGN_OR_RETURN(WholeLayer layer, DecomposeLayer(statistics.layers[i], weights, i,
+                                                           static_cast<double>(statistics.queries)));
     layers.push_back(std::move(layer));
   }
   const auto step_for = [&](double bits) {

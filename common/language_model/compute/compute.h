@@ -268,8 +268,8 @@ inline constexpr std::size_t kMostTileDims = 512;
 // `keys` [dims, kTileTokens] and `values` [kTileTokens, dims] as float32.
 void ExpandTile(const StoredTile& tile, float* keys, float* values);
 
-// AttendTile() over ExpandTile(), of one set of keys as wide as the values, with the same result to the last bit, but from where the tile lies: the faster way for
-// one or two rows, the slower one for many. `next`, which may be null, is where as many bytes as `next_bytes` will be
+// AttendTile() over ExpandTile(), of one set of keys as wide as the values, with the same result to the last bit, but from
+// where the tile lies: the faster way for one or two rows, the slower one for many. `next`, which may be null, is where as many bytes as `next_bytes` will be
 // wanted soon.
 void AttendStoredTile(const AttentionRows& rows, const StoredTile& tile, const std::uint8_t* visible,
                       const std::uint8_t* next, std::size_t next_bytes);
