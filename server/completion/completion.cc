@@ -590,6 +590,9 @@ void Service::AbortAll() {
 
 Statistics Service::statistics() const {
   Statistics statistics;
+  for (const auto& model : models_) {
+    statistics.memories.push_back({model->name(), model->files().method, model->engine().scheme->bytes_per_token()});
+  }
   statistics.requests = requests_;
   statistics.refused = refused_;
   statistics.cancelled = cancelled_;

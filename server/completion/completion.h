@@ -223,6 +223,12 @@ struct Options {
 };
 
 struct Statistics {
+  struct Memory {
+    std::string model;
+    std::string method;
+    double bytes_per_token = 0;
+  };
+  std::vector<Memory> memories;  // of each model
   std::uint64_t requests = 0;   // accepted
   std::uint64_t refused = 0;    // for a full queue or while draining
   std::uint64_t cancelled = 0;  // by their clients or deadlines

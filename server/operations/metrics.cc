@@ -5,6 +5,7 @@
 
 #include <fstream>
 #include <limits>
+#include <span>
 #include <vector>
 
 namespace holo::operations {
@@ -39,6 +40,20 @@ void Add(std::vector<prometheus::MetricFamily>& families, const char* name, cons
   metric.histogram.sample_count = value.cumulative.empty() ? 0 : value.cumulative.back();
   metric.histogram.sample_sum = value.sum;
   family.metric.push_back(std::move(metric));
+  families.push_back(std::move(family));
+}
+
+void Add(std::vector<prometheus::MetricFamily>& families, std::span<const completion::Statistics::Memory> memories) {
+  prometheus::MetricFamily family;
+  family.name = "holo_text_bytes_per_token";
+  family.help = "What a model remembers of a token, while it is in use";
+  family.type = prometheus::MetricType::Gauge;
+  for (const completion::Statistics::Memory& memory : memories) {
+    prometheus::ClientMetric metric;
+    metric.label = {{"model", memory.model}, {"memory", memory.method}};
+    metric.gauge.value = memory.bytes_per_token;
+    family.metric.push_back(std::move(metric));
+  }
   families.push_back(std::move(family));
 }
 
@@ -130,6 +145,7 @@ std::string MetricsText(const assets::Statistics& store, const streaming::Statis
          texts->memory_limit_bytes},
     };
     for (const Row& row : text_rows) Add(families, row.name, row.help, row.type, static_cast<double>(row.value));
+    Add(families, texts->memories);
     Add(families, "holo_text_first_token_seconds", "From a request to its first token", texts->first_token_seconds);
     Add(families, "holo_text_token_seconds", "Between two tokens of a text", texts->token_seconds);
     Add(families, "holo_text_queue_seconds", "From a request to its first step", texts->queue_seconds);

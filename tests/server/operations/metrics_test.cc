@@ -57,12 +57,15 @@ TEST_CASE("metrics are Prometheus text, each with help, type and value") {
 
 TEST_CASE("texts have their numbers, and histograms end with all") {
   completion::Statistics texts;
+  texts.memories = {{"a", "fp16", 23040}, {"b \"c\"", "latent", 4560.5}};
   texts.requests = 17;
   completion::Histogram histogram(std::vector<double>{1, 10});
   for (const double value : {0.5, 1.0, 5.0, 50.0}) histogram.Observe(value);
   texts.first_token_seconds = histogram.snapshot();
   const std::string text = MetricsText({}, {}, {}, &texts);
-  for (const char* line : {"holo_text_requests_total 17\n", "# TYPE holo_text_first_token_seconds histogram\n",
+  for (const char* line : {"holo_text_bytes_per_token{model=\"a\",memory=\"fp16\"} 23040\n",
+                           "holo_text_bytes_per_token{model=\"b \\\"c\\\"\",memory=\"latent\"} 4560.5\n",
+                           "holo_text_requests_total 17\n", "# TYPE holo_text_first_token_seconds histogram\n",
                            "holo_text_first_token_seconds_bucket{le=\"1\"} 2\n",
                            "holo_text_first_token_seconds_bucket{le=\"10\"} 3\n",
                            "holo_text_first_token_seconds_bucket{le=\"+Inf\"} 4\n",
