@@ -41,7 +41,8 @@ Result<std::shared_ptr<const basis::Basis>> BasisCache::Store(std::span<const st
 }
 
 std::vector<basis::Hash> BasisCache::List(std::size_t limit) const {
-  std::vector<basis::Hash> hashes = {basis::BuiltInLuma()->hash(), basis::BuiltInChroma()->hash()};
+  std::vector<basis::Hash> hashes;
+  for (const auto& basis : basis::BuiltIns()) hashes.push_back(basis->hash());
   for (const auto& [hash, basis] : known_) hashes.push_back(hash);
   std::error_code error;
   for (std::filesystem::directory_iterator entry(folder_, error), end; !error && entry != end; entry.increment(error)) {

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numbers>
+#include <tuple>
 
 #include "common/basis/builtin.h"
 #include "common/bytes/bytes.h"
@@ -72,6 +74,43 @@ Result<Rows> ParseRows(bytes::ByteReader& reader, std::uint32_t patch_px, std::u
   HOLO_RETURN_IF_ERROR(Orthonormalise(values, rows.count, rows.dimension, channels));
   rows.values.assign(values.begin(), values.end());
   return rows;
+}
+
+// Rows of the cosine transform of px x px samples, but for the mean: by the sum of both frequencies, diagonal ones
+// first. `deviation` is that of a half period across the patch; others fall with the sum, as they about do in screens.
+Rows CosineRows(std::uint32_t px, float deviation) {
+  const auto cosine = [px](std::uint32_t frequency, std::uint32_t at) {
+    const double scale = std::sqrt((frequency == 0 ? 1.0 : 2.0) / px);
+    return scale * std::cos(std::numbers::pi * frequency * (2 * at + 1) / (2 * px));
+  };
+  struct Frequencies {
+    std::uint32_t down = 0;
+    std::uint32_t across = 0;
+    [[nodiscard]] auto Order() const { return std::tuple(down + across, std::max(down, across), down); }
+  };
+  std::vector<Frequencies> order;
+  for (std::uint32_t f = 1; f < px * px; ++f) order.push_back({f / px, f % px});
+  std::sort(order.begin(), order.end(),
+            [](const Frequencies& a, const Frequencies& b) { return a.Order() < b.Order(); });
+  Rows rows;
+  rows.patch_px = px;
+  rows.count = px * px - 1;
+  rows.dimension = px * px;
+  for (const Frequencies& f : order) {
+    rows.deviation.push_back(deviation / static_cast<float>(f.down + f.across));
+    for (std::uint32_t y = 0; y < px; ++y) {
+      for (std::uint32_t x = 0; x < px; ++x) {
+        rows.values.push_back(static_cast<float>(cosine(f.down, y) * cosine(f.across, x)));
+      }
+    }
+  }
+  return rows;
+}
+
+std::shared_ptr<const Basis> Cosines(std::string_view description, float deviation) {
+  const Rows rows8 = CosineRows(8, deviation);
+  const Rows rows4 = CosineRows(4, deviation);
+  return Basis::Parse(Serialize(1, description, rows8, rows4).value()).value();
 }
 
 }  // namespace
@@ -149,8 +188,23 @@ const std::shared_ptr<const Basis>& BuiltInChroma() {
   return basis;
 }
 
+const std::shared_ptr<const Basis>& BuiltInDrawingLuma() {
+  static const std::shared_ptr<const Basis> basis = Cosines("drawings, luminance", 40.0f);
+  return basis;
+}
+
+const std::shared_ptr<const Basis>& BuiltInDrawingChroma() {
+  static const std::shared_ptr<const Basis> basis = Cosines("drawings, colour differences", 13.0f);
+  return basis;
+}
+
+std::span<const std::shared_ptr<const Basis>> BuiltIns() {
+  static const std::array all = {BuiltInLuma(), BuiltInChroma(), BuiltInDrawingLuma(), BuiltInDrawingChroma()};
+  return all;
+}
+
 std::shared_ptr<const Basis> FindBuiltIn(const Hash& hash) {
-  for (const auto& basis : {BuiltInLuma(), BuiltInChroma()}) {
+  for (const auto& basis : BuiltIns()) {
     if (basis->hash() == hash) return basis;
   }
   return nullptr;

@@ -71,9 +71,15 @@ class Basis {
 [[nodiscard]] Hash HashOf(std::span<const std::uint8_t> bytes);
 
 // Built into every program: for the luminance of photographs (also grey pictures and alpha), and for colour
-// differences.
+// differences; trained on patches after the lapped filter.
 [[nodiscard]] const std::shared_ptr<const Basis>& BuiltInLuma();
 [[nodiscard]] const std::shared_ptr<const Basis>& BuiltInChroma();
+// The same for drawings, whose patches are not filtered: the two-dimensional cosine transform (DCT-II), low frequencies
+// first. A straight edge in a patch leaves most of its coefficients exactly zero, as no trained row does.
+[[nodiscard]] const std::shared_ptr<const Basis>& BuiltInDrawingLuma();
+[[nodiscard]] const std::shared_ptr<const Basis>& BuiltInDrawingChroma();
+// All of them.
+[[nodiscard]] std::span<const std::shared_ptr<const Basis>> BuiltIns();
 // The built-in basis of that name, or null.
 [[nodiscard]] std::shared_ptr<const Basis> FindBuiltIn(const Hash& hash);
 

@@ -55,6 +55,9 @@ struct EncodeOptions {
   std::uint32_t k = 0;                     // basis dimensions kept per patch (means included); 0: all
   std::optional<double> variance;          // 0..1: instead of k, the smallest k that holds so much of the variance
   BasisChoice basis_choice = BasisChoice::kAuto;
+  // Whether samples are filtered across the borders of patches; photographs gain from it, drawings lose. Absent: with
+  // built-in bases, whichever is cheaper on parts of the picture; with others, filtered, as they were trained.
+  std::optional<bool> lapped;
   std::shared_ptr<const basis::Basis> basis;  // for kGiven: its channels must be 1 or the picture's channel count
   bool embed_basis = false;                   // for kGiven: store it in the file, too
   unsigned threads = 1;

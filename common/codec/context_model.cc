@@ -42,8 +42,8 @@ GroupSums MakeSumWeights(TileKind kind, std::uint32_t family) {
 }  // namespace
 
 const std::array<std::int16_t, kInside * kMaxSums>& SumWeights(TileKind kind, std::uint32_t family) {
-  static const std::array<GroupSums, 6> weights = [] {
-    std::array<GroupSums, 6> all;
+  static const std::array<GroupSums, 2 * kTileKinds> weights = [] {
+    std::array<GroupSums, 2 * kTileKinds> all;
     for (std::size_t i = 0; i < all.size(); ++i) {
       all[i] = MakeSumWeights(static_cast<TileKind>(i / 2), static_cast<std::uint32_t>(i % 2));
     }
@@ -55,9 +55,9 @@ const std::array<std::int16_t, kInside * kMaxSums>& SumWeights(TileKind kind, st
 const BandModel& ModelOf(TileKind kind, std::uint32_t family, std::uint32_t index) {
   static const std::vector<BandModel> models = [] {
     std::vector<BandModel> all;
-    for (const TileKind of : {TileKind::kPicture, TileKind::kMeans, TileKind::kTop}) {
+    for (std::size_t of = 0; of < kTileKinds; ++of) {
       for (std::uint32_t f = 0; f < 2; ++f) {
-        for (std::uint32_t i = 0; i < kBandSizes.size(); ++i) all.push_back(MakeModel(of, f, i));
+        for (std::uint32_t i = 0; i < kBandSizes.size(); ++i) all.push_back(MakeModel(static_cast<TileKind>(of), f, i));
       }
     }
     return all;

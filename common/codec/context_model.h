@@ -12,8 +12,10 @@
 
 namespace holo::codec {
 
-// The kind of tile decides which rows are used.
-enum class TileKind : std::uint8_t { kPicture, kMeans, kTop };
+// The kind of tile decides which rows are used. Drawings, whose patches the lapped filter does not join, have rows of
+// their own.
+enum class TileKind : std::uint8_t { kPicture, kMeans, kTop, kDrawing, kDrawingMeans, kDrawingTop };
+inline constexpr std::size_t kTileKinds = 6;
 
 // What a magnitude counts in a score: 0, 2, 3, 4, and 5 from 4 up.
 [[nodiscard]] inline std::int8_t StrengthOf(std::uint32_t magnitude) {
@@ -39,7 +41,8 @@ inline constexpr std::size_t kLuma = 10;            // [3] of k-1, k, k+1 of the
 inline constexpr std::size_t kOther = 13;           // of the same k of the group before, if that is not the first
 inline constexpr std::size_t kPatch = 14;           // [64] of all k of the patch
 inline constexpr std::size_t kWeights = kPatch + kInside;
-inline constexpr std::size_t kRows = 2 * 63 + 2 * 15 + 2;
+inline constexpr std::size_t kRowsOfPhotographs = 2 * 63 + 2 * 15 + 2;
+inline constexpr std::size_t kRows = 2 * kRowsOfPhotographs;
 inline constexpr std::size_t kLevels = 16;
 // Of score / 16.
 [[nodiscard]] inline std::size_t LevelOf(int score) {
@@ -52,9 +55,15 @@ inline constexpr std::size_t kLevels = 16;
     case TileKind::kMeans:
       return 126 + family * 15 + std::min(k, 14u);
     case TileKind::kTop:
+      return 156 + family;
+    case TileKind::kDrawing:
+      return kRowsOfPhotographs + RowOf(TileKind::kPicture, family, k);
+    case TileKind::kDrawingMeans:
+      return kRowsOfPhotographs + RowOf(TileKind::kMeans, family, k);
+    case TileKind::kDrawingTop:
       break;
   }
-  return 156 + family;
+  return kRowsOfPhotographs + RowOf(TileKind::kTop, family, k);
 }
 }  // namespace significance
 
@@ -66,7 +75,8 @@ inline constexpr std::size_t kLuma = 65;       // [8] 1 for the level of the ban
 inline constexpr std::size_t kOther = 73;      // [8] 1 for the level of the band of the group before, if not the first
 inline constexpr std::size_t kPatch = 81;      // [64] strengths of all k of the patch
 inline constexpr std::size_t kWeights = kPatch + kInside;
-inline constexpr std::size_t kRows = 2 * 12 + 2 * 6 + 2;
+inline constexpr std::size_t kRowsOfPhotographs = 2 * 12 + 2 * 6 + 2;
+inline constexpr std::size_t kRows = 2 * kRowsOfPhotographs;
 inline constexpr std::size_t kLevels = 32;
 [[nodiscard]] inline std::size_t LevelOf(int score) {
   return static_cast<std::size_t>(std::clamp((score >> 4) + 22, 0, static_cast<int>(kLevels) - 1));
@@ -78,9 +88,15 @@ inline constexpr std::size_t kLevels = 32;
     case TileKind::kMeans:
       return 24 + family * 6 + std::min(band, 5u);
     case TileKind::kTop:
+      return 36 + family;
+    case TileKind::kDrawing:
+      return kRowsOfPhotographs + RowOf(TileKind::kPicture, family, band);
+    case TileKind::kDrawingMeans:
+      return kRowsOfPhotographs + RowOf(TileKind::kMeans, family, band);
+    case TileKind::kDrawingTop:
       break;
   }
-  return 36 + family;
+  return kRowsOfPhotographs + RowOf(TileKind::kTop, family, band);
 }
 }  // namespace activity
 

@@ -123,7 +123,7 @@ void Decoder::State::Decode(TileId id, Tile& tile) const {
   const TileShape shape = ShapeOf(level, id.tile);
   if (tile.decoder == nullptr) {
     const std::vector<std::uint32_t> counts = layout.CountsOf(level);
-    tile.decoder = std::make_unique<TileDecoder>(KindOf(level), shape.columns, shape.rows, counts);
+    tile.decoder = std::make_unique<TileDecoder>(KindOf(header, level), shape.columns, shape.rows, counts);
     tile.decoded_layer = -1;
   }
   while (tile.decoded_layer < tile.usable_layer) {

@@ -199,7 +199,7 @@ Result<std::vector<CodedTile>> CodeTiles(const pixels::Picture& picture, const c
   std::uint64_t done_tiles = 0;
   for (std::uint32_t l = 0; l < header.levels.size(); ++l) {
     const container::Level& level = header.levels[l];
-    const TileKind kind = KindOf(level);
+    const TileKind kind = KindOf(header, level);
     const std::vector<std::uint32_t> counts = layout.CountsOf(level);
     const std::vector<std::vector<float>> weights = WeightsOf(header, layout, level);
     const bool top = level.patch_px == 1;
@@ -398,9 +398,10 @@ void AddGroup(container::AssetHeader& header, const basis::Hash& hash, std::uint
   header.groups.push_back(group);
 }
 
-BasisPlan PlanUniversal(const pixels::Picture& picture, Tuning tuning) {
+BasisPlan PlanUniversal(const pixels::Picture& picture, Tuning tuning, bool lapped) {
   BasisPlan plan;
   container::AssetHeader& header = plan.header;
+  header.lapped = lapped;
   header.layout = picture.layout();
   header.metadata = picture.metadata();
   const TuningWeights weights = WeightsFor(tuning);
@@ -408,8 +409,9 @@ BasisPlan PlanUniversal(const pixels::Picture& picture, Tuning tuning) {
   if (rgb) header.color_transform = container::ColorTransform::kYCbCr;
   for (std::uint32_t c = 0; c < header.layout.channels; ++c) {
     const bool chroma = rgb && (c == 1 || c == 2);
-    AddGroup(header, (chroma ? basis::BuiltInChroma() : basis::BuiltInLuma())->hash(), 1,
-             chroma ? weights.chroma_step : 1.0f);
+    const auto& basis = lapped ? (chroma ? basis::BuiltInChroma() : basis::BuiltInLuma())
+                               : (chroma ? basis::BuiltInDrawingChroma() : basis::BuiltInDrawingLuma());
+    AddGroup(header, basis->hash(), 1, chroma ? weights.chroma_step : 1.0f);
   }
   header.visual_weight = weights.visual_weight;
   plan.resolve = [](const basis::Hash& hash) { return basis::FindBuiltIn(hash); };
@@ -417,13 +419,12 @@ BasisPlan PlanUniversal(const pixels::Picture& picture, Tuning tuning) {
 }
 
 BasisPlan PlanWith(const pixels::Picture& picture, Tuning tuning, std::shared_ptr<const basis::Basis> basis,
-                   bool embed) {
-  BasisPlan plan = PlanUniversal(picture, tuning);
+                   bool embed, bool lapped) {
+  BasisPlan plan = PlanUniversal(picture, tuning, lapped);
   container::AssetHeader& header = plan.header;
   if (basis->channels() == 1) {
     // For the first plane and alpha; colour differences keep their own.
-    const basis::Hash luma = basis::BuiltInLuma()->hash();
-    std::replace(header.bases.begin(), header.bases.end(), luma, basis->hash());
+    header.bases[header.groups[0].basis_index] = basis->hash();
   } else {
     header.bases.clear();
     header.groups.clear();
@@ -712,6 +713,49 @@ bool LooksDrawn(const pixels::Picture& picture) {
   return 2 * same > all;
 }
 
+// Squares on a grid over the picture, together about a twelfth of it.
+constexpr std::uint32_t kPartPx = 128;
+std::vector<pixels::Rect> PartsOf(const pixels::Picture& picture) {
+  constexpr double kMostParts = 16;
+  const double width = picture.width();
+  const double height = picture.height();
+  const double count = std::clamp(width * height / (12.0 * kPartPx * kPartPx), 1.0, kMostParts);
+  const auto columns = static_cast<std::uint32_t>(std::clamp(std::round(std::sqrt(count * width / height)), 1.0, count));
+  const auto rows = static_cast<std::uint32_t>(std::max(1.0, std::floor(count / columns)));
+  // Of `parts` parts of a side, where part `i` begins: in the middle of its share.
+  const auto begin = [](std::uint32_t side, std::uint32_t parts, std::uint32_t i) {
+    const std::uint32_t middle = static_cast<std::uint32_t>((std::uint64_t{2} * i + 1) * side / (2 * parts));
+    return std::min(middle - std::min(middle, kPartPx / 2), side - std::min(side, kPartPx)) / 8 * 8;
+  };
+  std::vector<pixels::Rect> parts;
+  for (std::uint32_t row = 0; row < rows; ++row) {
+    for (std::uint32_t column = 0; column < columns; ++column) {
+      parts.push_back({begin(picture.width(), columns, column), begin(picture.height(), rows, row),
+                       std::min(kPartPx, picture.width()), std::min(kPartPx, picture.height())});
+    }
+  }
+  return parts;
+}
+
+// Whether the picture is coded as a drawing: parts of it are coded both ways. What does not look drawn must gain by it, as
+// patches that no filter joins show their borders.
+Result<bool> IsDrawing(const pixels::Picture& picture, const EncodeOptions& options, float step) {
+  EncodeOptions whole;  // of the part
+  whole.threads = options.threads;
+  whole.k = options.k;
+  double as_drawing = 0;
+  double as_photograph = 0;
+  for (const pixels::Rect& rect : PartsOf(picture)) {
+    HOLO_ASSIGN_OR_RETURN(const pixels::Picture part, picture.Crop(rect));
+    for (const bool lapped : {true, false}) {
+      HOLO_ASSIGN_OR_RETURN(const Trial trial, EncodeWith(part, PlanUniversal(part, options.tuning, lapped), whole, {step}));
+      (lapped ? as_photograph : as_drawing) += trial.cost;
+    }
+  }
+  constexpr double kWorthwhile = 0.9;
+  return as_drawing < (LooksDrawn(picture) ? 1.0 : kWorthwhile) * as_photograph;
+}
+
 // A basis for this picture alone: rows that vary less than quantisation would keep are left out.
 Result<std::shared_ptr<const basis::Basis>> TrainOwn(const pixels::Picture& picture, float step) {
   const pixels::Layout& layout = picture.layout();
@@ -746,22 +790,10 @@ Result<Encoded> Encode(const pixels::Picture& picture, const EncodeOptions& opti
                                             std::to_string(options.k));
   }
   const bool near_lossless = options.quality == 100 && !options.max_bytes;
-  const auto encode_once = [&](const BasisPlan& plan) {
+  const float step = StepAtQuality(options.quality);
+  const auto encode = [&](const BasisPlan& plan) {
     return near_lossless ? EncodeNearLossless(picture, plan, options)
-                         : EncodeWith(picture, plan, options, {StepAtQuality(options.quality)});
-  };
-  // Hard edges between flat areas cost less where no filter spreads them.
-  const bool drawn = options.observer == nullptr && LooksDrawn(picture);
-  const auto encode = [&](BasisPlan plan) -> Result<Trial> {
-    HOLO_ASSIGN_OR_RETURN(Trial lapped, encode_once(plan));
-    if (!drawn) return lapped;
-    plan.header.lapped = false;
-    HOLO_ASSIGN_OR_RETURN(Trial plain, encode_once(plan));
-    // With a limit in bytes the steps differ, so costs cannot be compared.
-    const bool better = options.max_bytes
-                            ? plain.encoded.statistics.estimated_psnr_db > lapped.encoded.statistics.estimated_psnr_db
-                            : plain.cost < lapped.cost;
-    return better ? std::move(plain) : std::move(lapped);
+                         : EncodeWith(picture, plan, options, {step});
   };
   switch (options.basis_choice) {
     case BasisChoice::kGiven: {
@@ -771,13 +803,11 @@ Result<Encoded> Encode(const pixels::Picture& picture, const EncodeOptions& opti
                                                 std::to_string(picture.channels()) + ", found " +
                                                 (options.basis ? std::to_string(options.basis->channels()) : "none"));
       }
-      HOLO_ASSIGN_OR_RETURN(Trial trial, encode(PlanWith(picture, options.tuning, options.basis, options.embed_basis)));
+      HOLO_ASSIGN_OR_RETURN(Trial trial, encode(PlanWith(picture, options.tuning, options.basis, options.embed_basis,
+                                                         options.lapped.value_or(true))));
       return std::move(trial.encoded);
     }
-    case BasisChoice::kUniversal: {
-      HOLO_ASSIGN_OR_RETURN(Trial trial, encode(PlanUniversal(picture, options.tuning)));
-      return std::move(trial.encoded);
-    }
+    case BasisChoice::kUniversal:
     case BasisChoice::kOwn:
     case BasisChoice::kAuto:
       break;
@@ -785,13 +815,19 @@ Result<Encoded> Encode(const pixels::Picture& picture, const EncodeOptions& opti
   Trial best;
   const bool only_own = options.basis_choice == BasisChoice::kOwn;
   if (!only_own) {
-    HOLO_ASSIGN_OR_RETURN(best, encode(PlanUniversal(picture, options.tuning)));
+    bool lapped = options.lapped.value_or(true);
+    if (!options.lapped) {
+      HOLO_ASSIGN_OR_RETURN(const bool drawing, IsDrawing(picture, options, step));
+      lapped = !drawing;
+    }
+    HOLO_ASSIGN_OR_RETURN(best, encode(PlanUniversal(picture, options.tuning, lapped)));
+    if (options.basis_choice == BasisChoice::kUniversal) return std::move(best.encoded);
     // Where even a tenth less would not pay for the basis there is nothing to try.
     constexpr std::size_t kOwnBasisBytes = 8800;
     if (best.encoded.file.size() < 10 * kOwnBasisBytes) return std::move(best.encoded);
   }
-  HOLO_ASSIGN_OR_RETURN(const auto own, TrainOwn(picture, near_lossless ? 0 : StepAtQuality(options.quality)));
-  HOLO_ASSIGN_OR_RETURN(Trial trial, encode(PlanWith(picture, options.tuning, own, true)));
+  HOLO_ASSIGN_OR_RETURN(const auto own, TrainOwn(picture, near_lossless ? 0 : step));
+  HOLO_ASSIGN_OR_RETURN(Trial trial, encode(PlanWith(picture, options.tuning, own, true, options.lapped.value_or(true))));
   // A basis in the file delays the first picture, so it must pay.
   constexpr double kWorthwhile = 0.95;
   if (only_own || trial.cost < kWorthwhile * best.cost) best = std::move(trial);

@@ -45,8 +45,11 @@ struct AssetLayout {
   [[nodiscard]] std::uint32_t dimensions() const;
 };
 
-[[nodiscard]] inline TileKind KindOf(const container::Level& level) {
-  return level.patch_px == 8 ? TileKind::kPicture : level.patch_px == 4 ? TileKind::kMeans : TileKind::kTop;
+[[nodiscard]] inline TileKind KindOf(const container::AssetHeader& header, const container::Level& level) {
+  const bool lapped = header.lapped;
+  if (level.patch_px == 8) return lapped ? TileKind::kPicture : TileKind::kDrawing;
+  if (level.patch_px == 4) return lapped ? TileKind::kMeans : TileKind::kDrawingMeans;
+  return lapped ? TileKind::kTop : TileKind::kDrawingTop;
 }
 
 // Quantiser step of a group on a level: an error of one step costs the same squared error of the picture on every

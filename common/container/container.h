@@ -23,7 +23,7 @@
 
 namespace holo::container {
 
-inline constexpr std::uint8_t kFormatVersion = 2;
+inline constexpr std::uint8_t kFormatVersion = 3;
 inline constexpr std::uint32_t kTilePatches = 32;  // a tile is 32 x 32 patches
 inline constexpr std::uint32_t kMaxLevels = 16;
 inline constexpr std::uint32_t kMaxLayers = 64;

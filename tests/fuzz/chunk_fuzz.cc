@@ -1,17 +1,19 @@
 // Chunks without a checksum around them, as a server might send them: the input is cut into pieces, each one a chunk.
 //   byte: level, byte: layer, byte: tile, byte: length, then as many bytes
+// A first tile of 128 and more makes the picture a drawing.
 #include <algorithm>
 
 #include "common/render/render.h"
 
 namespace {
 
-holo::container::AssetHeader Header() {
+holo::container::AssetHeader Header(bool lapped) {
   using namespace holo;
   container::AssetHeader header;
   header.layout = {300, 270, 3, pixels::SampleType::kU8, pixels::ColorModel::kRgb, false};
   header.color_transform = container::ColorTransform::kYCbCr;
   header.base_step = 8;
+  header.lapped = lapped;
   header.layer_count = 6;
   header.bases = {basis::BuiltInLuma()->hash(), basis::BuiltInChroma()->hash()};
   header.groups = {{0, 1, 0, 1.0f}, {1, 1, 1, 1.0f}, {2, 1, 1, 1.0f}};
@@ -23,7 +25,8 @@ holo::container::AssetHeader Header() {
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace holo;
-  auto decoder = codec::Decoder::Create(Header(), basis::FindBuiltIn).value();
+  const bool lapped = size < 3 || data[2] < 128;
+  auto decoder = codec::Decoder::Create(Header(lapped), basis::FindBuiltIn).value();
   while (size >= 4) {
     const container::ChunkId id = {data[1], data[0], data[2]};
     const std::size_t length = std::min<std::size_t>(data[3], size - 4);

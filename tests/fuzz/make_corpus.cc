@@ -310,6 +310,9 @@ int main(int argc, char** argv) {
   options.quality = 50;
   const Bytes rgb_file = codec::Encode(rgb, options).value().file;
   Write("asset/rgb", rgb_file);
+  options.lapped = false;
+  Write("asset/drawing", codec::Encode(rgb, options).value().file);
+  options.lapped.reset();
   Write("asset/gray_alpha_16", codec::Encode(gray, options).value().file);
   options.basis_choice = codec::BasisChoice::kOwn;
   options.k = 7;

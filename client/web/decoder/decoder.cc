@@ -345,7 +345,7 @@ Result<void> DescribeAsset(std::int32_t handle) {
 
 void DescribeModule() {
   std::vector<std::string> built_in;
-  for (const auto& basis : {basis::BuiltInLuma(), basis::BuiltInChroma()}) {
+  for (const auto& basis : basis::BuiltIns()) {
     built_in.push_back(Quoted(bytes::ToHex(basis->hash())));
   }
   SetResult(Object({{"version", Quoted(HOLO_VERSION)},

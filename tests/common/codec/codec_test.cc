@@ -195,6 +195,21 @@ TEST_CASE("drawings are coded without the lapped filter, photographs with it") {
   CHECK(OpenFile(Encode(scene, Universal(80)).value().file).header().lapped);
 }
 
+TEST_CASE("a photograph can be coded as a drawing, and a drawing as a photograph, but for more bytes") {
+  EncodeOptions options = Universal(80);
+  for (const bool drawing : {true, false}) {
+    CAPTURE(drawing);
+    const Picture picture = drawing ? Drawing() : Scene({300, 300, 3, SampleType::kU8, ColorModel::kRgb, false});
+    options.lapped.reset();
+    const std::size_t chosen = Encode(picture, options).value().file.size();
+    options.lapped = drawing;
+    const std::vector<std::uint8_t> other = Encode(picture, options).value().file;
+    CHECK(OpenFile(other).header().lapped == drawing);
+    CHECK(quality::Psnr(picture, Decode(other)).value() > 30);
+    CHECK(other.size() > chosen);
+  }
+}
+
 TEST_CASE("without the lapped filter windows and smaller scales show the same picture") {
   const AssetReader reader = OpenFile(Encode(Drawing(), Universal(80)).value().file);
   REQUIRE_FALSE(reader.header().lapped);

@@ -32,6 +32,9 @@ const Tile kTiles[] = {
     {"means", TileKind::kMeans, 32, 12, {15, 15, 15}},
     {"the top", TileKind::kTop, 7, 9, {1, 1, 1}},
     {"one sample", TileKind::kTop, 1, 1, {1}},
+    {"of a drawing", TileKind::kDrawing, 21, 32, {63, 63, 63}},
+    {"a drawing's means", TileKind::kDrawingMeans, 14, 9, {15, 15, 15}},
+    {"a drawing's top", TileKind::kDrawingTop, 3, 5, {1, 1, 1}},
 };
 
 // Coefficients that fall with k, busy in some places and empty in others.
@@ -146,9 +149,9 @@ TEST_CASE("the vector kernels decode damaged bytes as the plain decoder does") {
 
 TEST_CASE("no sum of a patch's own strengths leaves 16 bits") {
   constexpr int kLargestStrength = 5;
-  for (const TileKind kind : {TileKind::kPicture, TileKind::kMeans, TileKind::kTop}) {
+  for (std::size_t kind = 0; kind < kTileKinds; ++kind) {
     for (const std::uint32_t family : {0u, 1u}) {
-      const auto& weights = SumWeights(kind, family);
+      const auto& weights = SumWeights(static_cast<TileKind>(kind), family);
       for (std::size_t band = 0; band < kMaxSums; ++band) {
         int most = 0;
         for (std::size_t k = 0; k < kInside; ++k) most += kLargestStrength * std::abs(weights[k * kMaxSums + band]);

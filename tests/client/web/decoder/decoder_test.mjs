@@ -8,7 +8,7 @@ import {join} from 'node:path';
 import {test} from 'node:test';
 import {fileURLToPath, pathToFileURL} from 'node:url';
 
-import {crc32, fromPng, picture, random, toPng} from './pictures.mjs';
+import {crc32, drawing, fromPng, picture, random, toPng} from './pictures.mjs';
 
 const [holo, splitAsset, moduleFolder] = process.argv.slice(2);
 const {HoloError, loadDecoder} = await import(pathToFileURL(join(moduleFolder, 'decoder.mjs')).href);
@@ -91,6 +91,7 @@ const assets = {
   'RGB, 16 bit': compress('rgb16', picture(120, 91, 3, 16, 5)),
   'its own basis': compress('own', picture(256, 192, 3, 8, 6), '--basis', 'own'),
   'few dimensions': compress('k20', picture(200, 150, 3, 8, 7), '-k', 20),
+  'a drawing': compress('drawing', drawing(320, 200, 3, 11)),
   'one pixel': compress('pixel', picture(1, 1, 3, 8, 8)),
   'a line': compress('line', picture(700, 3, 1, 8, 9)),
 };

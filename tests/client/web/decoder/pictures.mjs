@@ -31,6 +31,23 @@ export function picture(width, height, channels, bits, seed) {
   return {width, height, channels, bits, samples};
 }
 
+/** Rectangles of one colour each, as on a screen: coded as a drawing, without the lapped filter. */
+export function drawing(width, height, channels, seed) {
+  const samples = new Uint8Array(width * height * channels).fill(240);
+  const next = random(seed);
+  for (let i = 0; i < 60; ++i) {
+    const left = Math.floor(next() * width);
+    const top = Math.floor(next() * height);
+    const right = Math.min(width, left + 3 + Math.floor(next() * 40));
+    const bottom = Math.min(height, top + 2 + Math.floor(next() * 12));
+    const color = Array.from({length: channels}, () => Math.floor(256 * next()));
+    for (let y = top; y < bottom; ++y) {
+      for (let x = left; x < right; ++x) samples.set(color, (y * width + x) * channels);
+    }
+  }
+  return {width, height, channels, bits: 8, samples};
+}
+
 /** CRC-32 as in PNG and in .holo files. */
 export function crc32(bytes) {
   let crc = ~0;
