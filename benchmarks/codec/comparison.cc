@@ -156,9 +156,10 @@ std::vector<quality::RatePoint> CurveBetween(const CoderResult& result, const Ph
 bool IsTrainingPicture(const std::string& file_name) {
   static const std::set<std::string> kPhotographs = {"bulb",   "city", "flowers", "girl",
                                                      "guitar", "haze", "mies",    "path"};
+  static const std::set<std::string> kDrawings = {"codec_wiki", "graph", "imac_dark", "imessage", "windows", "text"};
   const std::string stem = std::filesystem::path(file_name).stem().string();
   const bool kodak = stem.size() == 7 && stem.starts_with("kodim") && std::isdigit(stem[5]) != 0;
-  return kPhotographs.contains(stem) || (kodak && (stem[6] - '0') % 2 == 1);
+  return kPhotographs.contains(stem) || kDrawings.contains(stem) || (kodak && (stem[6] - '0') % 2 == 1);
 }
 
 double BdRateOf(const MeasuredPicture& picture, std::size_t reference, std::size_t coder, Measure measure) {

@@ -1,5 +1,6 @@
 // What the entropy coder expects, learnt from pictures: prints common/codec/context_weights.cc (weights) or, with those
-// built in, common/codec/initial_probabilities.cc (probabilities). Every picture is encoded at several qualities.
+// built in, common/codec/initial_probabilities.cc (probabilities). Every picture is encoded at several qualities,
+// photographs with the lapped filter and what follows --drawings without.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -101,7 +102,7 @@ class Counter final : public codec::ContextObserver {
       std::vector<std::array<std::uint64_t, 2>>(codec::ContextCount());
 };
 
-Result<void> Show(std::span<const std::string> paths, int rounds, codec::ContextObserver& observer) {
+Result<void> Show(std::span<const std::string> paths, bool lapped, int rounds, codec::ContextObserver& observer) {
   for (int round = 0; round < rounds; ++round) {
     for (const float quality : kQualities) {
       for (const std::string& path : paths) {
@@ -109,6 +110,7 @@ Result<void> Show(std::span<const std::string> paths, int rounds, codec::Context
         codec::EncodeOptions options;
         options.quality = quality;
         options.basis_choice = codec::BasisChoice::kUniversal;
+        options.lapped = lapped;
         options.observer = &observer;
         for (const codec::Tuning tuning : {codec::Tuning::kEye, codec::Tuning::kPsnr}) {
           options.tuning = tuning;
@@ -127,17 +129,24 @@ int main(int argc, char** argv) {
   using namespace holo;
   const std::string what = argc > 2 ? argv[1] : "";
   const std::vector<std::string> paths(argv + std::min(2, argc), argv + argc);
+  const auto divide = std::find(paths.begin(), paths.end(), "--drawings");
+  const std::span photographs(paths.begin(), divide);
+  const std::span drawings(divide == paths.end() ? divide : divide + 1, paths.end());
+  const auto show = [&](int rounds, codec::ContextObserver& observer) {
+    Result<void> shown = Show(photographs, true, rounds, observer);
+    return shown ? Show(drawings, false, rounds, observer) : shown;
+  };
   Result<void> done;
   if (what == "weights") {
     Learner learner;
-    done = Show(paths, 2, learner);
+    done = show(2, learner);
     if (done) learner.Print();
   } else if (what == "probabilities") {
     Counter counter;
-    done = Show(paths, 1, counter);
+    done = show(1, counter);
     if (done) counter.Print();
   } else {
-    std::cerr << "usage: holo_train_contexts weights|probabilities PICTURE...\n";
+    std::cerr << "usage: holo_train_contexts weights|probabilities PHOTOGRAPH... [--drawings DRAWING...]\n";
     return 2;
   }
   if (!done) {
