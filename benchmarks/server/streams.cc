@@ -80,7 +80,7 @@ asio::awaitable<std::string> View(Round* round, std::size_t first_picture) {
   protocol::ClientOptions options;
   options.client_name = "holo_benchmark_streams";
   options.bytes_per_second = round->bytes_per_second;
-  options.bases = {basis::BuiltInLuma()->hash(), basis::BuiltInChroma()->hash()};
+  for (const auto& basis : basis::BuiltIns()) options.bases.push_back(basis->hash());
   protocol::ClientSession session(options);
   beast::flat_buffer buffer;
   std::string out;
