@@ -14,6 +14,7 @@ class Shape:
     width: int = 256
     layers: int = 4
     heads: int = 4
+    dropout: float = 0.0  # while training, of the embeddings and of what each half of a block adds
 
 
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -38,13 +39,14 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(shape.width)
         self.fc = nn.Linear(shape.width, 4 * shape.width)
         self.fc_projection = nn.Linear(4 * shape.width, shape.width)
+        self.dropout = nn.Dropout(shape.dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         batch, tokens, width = x.shape
         q, k, v = self.qkv(self.ln_1(x)).view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         y = attention(q, k, v)
-        x = x + self.projection(y.transpose(1, 2).reshape(batch, tokens, width))
-        return x + self.fc_projection(functional.gelu(self.fc(self.ln_2(x)), approximate="tanh"))
+        x = x + self.dropout(self.projection(y.transpose(1, 2).reshape(batch, tokens, width)))
+        return x + self.dropout(self.fc_projection(functional.gelu(self.fc(self.ln_2(x)), approximate="tanh")))
 
 
 class Gpt2(nn.Module):
@@ -53,6 +55,7 @@ class Gpt2(nn.Module):
         self.shape = shape
         self.wte = nn.Embedding(shape.vocabulary, shape.width)
         self.wpe = nn.Embedding(shape.context, shape.width)
+        self.dropout = nn.Dropout(shape.dropout)
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
         self.ln_f = nn.LayerNorm(shape.width)
         nn.init.normal_(self.wte.weight, std=0.02)
@@ -68,7 +71,7 @@ class Gpt2(nn.Module):
 
     def hidden(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """[batch, tokens] of numbers -> [batch, tokens, width], behind the last normalisation."""
-        x = self.wte(tokens) + self.wpe(positions)
+        x = self.dropout(self.wte(tokens) + self.wpe(positions))
         for block in self.blocks:
             x = block(x)
         return self.ln_f(x)

@@ -1,10 +1,12 @@
 """Train the model on what prepare.py made.
 
     python train.py --data work --minutes 95 --processes 2
+    python train.py --data work --minutes 9 --device cuda --layers 6 --width 320 --dropout 0.1 --batch 32768 \
+        --at-once 32768 --matrix-rate 0.01 --vector-rate 0.002
 
 The schedule follows the clock and not a number of steps: after --minutes of training the learning rate is zero, however
 much the machine was loaded. Windows are short at first and the whole context in the last part. A checkpoint is written
-every few minutes, in one step (work/checkpoint.pt); the same command goes on from there. Matrices are trained with Muon
+every few minutes, in one step (checkpoint.pt); the same command goes on from there. Matrices are trained with Muon
 (momentum, orthogonalised by Newton-Schulz iterations), the rest with Adam.
 
 On a CPU, `--processes N` with one thread each is faster than N threads in one process. On a GPU, one process.
@@ -55,16 +57,17 @@ class Windows:
         return numpy.stack([self.tokens[start:start + length + 1] for start in own]).astype(numpy.int64)
 
 
-def orthogonalise(matrix: torch.Tensor) -> torch.Tensor:
-    """Singular values to about 1: five steps of the quintic Newton-Schulz iteration (Keller Jordan, "Muon", 2024)."""
-    x = matrix.bfloat16()
-    if wide := x.shape[0] > x.shape[1]:
-        x = x.T
-    x = x / (x.norm() + 1e-7)
+def orthogonalise(matrices: torch.Tensor) -> torch.Tensor:
+    """[count, rows, columns]; the singular values of each to about 1: five steps of the quintic Newton-Schulz iteration
+    (Keller Jordan, "Muon", 2024)."""
+    x = matrices.bfloat16()
+    if tall := x.shape[1] > x.shape[2]:
+        x = x.mT
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(5):
-        gram = x @ x.T
+        gram = x @ x.mT
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    return (x.T if wide else x).float()
+    return (x.mT if tall else x).float()
 
 
 class Muon(torch.optim.Optimizer):
@@ -86,9 +89,16 @@ class Muon(torch.optim.Optimizer):
                 step = matrix.grad.lerp(mean, group["momentum"])
                 # Queries, keys and values are three matrices in one.
                 parts += step.split(step.shape[1]) if step.shape[0] == 3 * step.shape[1] else [step]
-            steps = torch.cat([(orthogonalise(part) * max(1, part.shape[0] / part.shape[1]) ** 0.5).flatten()
-                               if i % self.processes == self.rank else torch.zeros_like(part).flatten()
-                               for i, part in enumerate(parts)])
+            # Equal shapes together, which is what makes it quick on a GPU.
+            own: dict[torch.Size, list[int]] = {}
+            for i in range(self.rank, len(parts), self.processes):
+                own.setdefault(parts[i].shape, []).append(i)
+            done = [torch.zeros_like(part) for part in parts]
+            for (rows, columns), numbers in own.items():
+                found = orthogonalise(torch.stack([parts[i] for i in numbers])) * max(1, rows / columns) ** 0.5
+                for i, step in zip(numbers, found):
+                    done[i] = step
+            steps = torch.cat([step.flatten() for step in done])
             if self.processes > 1:
                 torch.distributed.all_reduce(steps)
             for matrix, step in zip(group["params"], steps.split([matrix.numel() for matrix in group["params"]])):
@@ -110,10 +120,12 @@ def positions(batch: int, length: int, context: int, rng: numpy.random.Generator
 @torch.no_grad()
 def held_out_loss(model: Gpt2, tokens: numpy.ndarray, device: str, length: int = 1024, windows: int = 12) -> float:
     total = 0.0
+    model.eval()
     for i in range(windows):
         start = i * (len(tokens) - length - 1) // max(1, windows - 1)
         window = torch.from_numpy(tokens[start:start + length + 1].astype(numpy.int64)).to(device)[None]
         total += model.loss(window[:, :-1], window[:, 1:], torch.arange(length, device=device)[None]).item()
+    model.train()
     return total / windows
 
 
@@ -134,7 +146,7 @@ def run(rank: int, options: argparse.Namespace) -> None:
     device = options.device
     torch.manual_seed(options.seed)
     shape = Shape(layers=options.layers, width=options.width, heads=options.width // 64,
-                  vocabulary=options.vocabulary)
+                  vocabulary=options.vocabulary, dropout=options.dropout)
     model = Gpt2(shape).to(device)
     matrices = [p for block in model.blocks for p in block.parameters() if p.dim() == 2]
     others = [p for p in model.parameters() if all(p is not matrix for matrix in matrices)]
@@ -142,7 +154,7 @@ def run(rank: int, options: argparse.Namespace) -> None:
                   torch.optim.Adam(others, options.vector_rate, betas=BETAS, eps=1e-10)]
     rates = [options.matrix_rate, options.vector_rate]
 
-    checkpoint = options.data / "checkpoint.pt"
+    checkpoint = options.out / "checkpoint.pt"
     done = {"seconds": 0.0, "steps": 0, "tokens": 0}
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device)
@@ -183,14 +195,14 @@ def run(rank: int, options: argparse.Namespace) -> None:
         rows = numpy.concatenate([source.take(count, length, rng) for source, count in
                                   ((novels, batch - chats), (chat, chats)) if count])
         where = positions(batch * processes, length, shape.context, rng)[rank * batch:(rank + 1) * batch]
-        loss_sum = 0.0
+        loss_sum = torch.zeros((), device=device)
         for first in range(0, batch, mine):
             tokens = torch.from_numpy(rows[first:first + mine]).to(device)
             place = torch.from_numpy(where[first:first + mine]).to(device)
             with torch.autocast(device.split(":")[0], torch.bfloat16):
                 loss = model.loss(tokens[:, :-1], tokens[:, 1:], place) * (len(tokens) / batch)
             loss.backward()
-            loss_sum += loss.item()
+            loss_sum += loss.detach()
         if processes > 1:
             flat = torch.cat([p.grad.flatten() for p in parameters])
             torch.distributed.all_reduce(flat)
@@ -205,6 +217,7 @@ def run(rank: int, options: argparse.Namespace) -> None:
             optimiser.zero_grad()
         done = {"seconds": time.monotonic() - began, "steps": done["steps"] + 1,
                 "tokens": done["tokens"] + batch * processes * length}
+        loss_sum = loss_sum.item()
         if not math.isfinite(loss_sum):
             raise SystemExit(f"step {done['steps']}: expected a finite loss, found {loss_sum}")
         losses.append(loss_sum)
@@ -222,7 +235,7 @@ def run(rank: int, options: argparse.Namespace) -> None:
                               "done": done, "shape": vars(shape)})
             saved_at = time.monotonic()
     if rank == 0:
-        save(options.data / "final.pt", {"model": model.state_dict(), "done": done, "shape": vars(shape)})
+        save(options.out / "final.pt", {"model": model.state_dict(), "done": done, "shape": vars(shape)})
         print(f"{time.strftime('%H:%M:%S')} finished: {done['steps']} steps, {done['tokens']:,} tokens", flush=True)
     if processes > 1:
         torch.distributed.barrier()
@@ -232,6 +245,7 @@ def run(rank: int, options: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=pathlib.Path, required=True, help="the folder that prepare.py made")
+    parser.add_argument("--out", type=pathlib.Path, help="for checkpoint.pt and final.pt (default: as --data)")
     parser.add_argument("--minutes", type=float, required=True, help="of training in all, earlier parts included")
     parser.add_argument("--start", type=pathlib.Path, help="begin with this checkpoint's weights, and a new schedule")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
@@ -241,6 +255,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--width", type=int, default=256, help="a multiple of 64, the width of a head")
     parser.add_argument("--vocabulary", type=int, default=4096)
+    parser.add_argument("--dropout", type=float, default=0.0, help="for many epochs (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=6144, help="tokens in a step (default: %(default)s)")
     parser.add_argument("--at-once", type=int, default=2048, help="tokens in a pass (default: %(default)s)")
     parser.add_argument("--chat-share", type=float, default=0.12, help="of windows (default: %(default)s)")
@@ -250,6 +265,8 @@ def main() -> None:
     parser.add_argument("--report-seconds", type=float, default=30)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
+    options.out = options.out or options.data
+    options.out.mkdir(parents=True, exist_ok=True)
     if options.width % 64:
         parser.error(f"--width: expected a multiple of 64, found {options.width}")
     if options.batch % (options.processes * WINDOWS[-1][1]):
