@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <random>
 #include <set>
+#include <utility>
 
 #include "server/completion/prefix_cache.h"
 
@@ -10,6 +11,9 @@ namespace holo::completion {
 namespace {
 
 using scheduler::JobId;
+
+// While nothing can run before an errand returns, clients and deadlines are looked at so often.
+constexpr std::chrono::milliseconds kPatience{10};
 
 // Requests that wait for being read: what comes beyond it is refused like a full queue.
 constexpr std::size_t kMaxToPrepare = 256;
@@ -38,11 +42,20 @@ std::uint64_t SeedByChance() {
   return std::uint64_t{device()} << 32 | device();
 }
 
+// What is done to a text's memory on another thread, as it would hold the others up. That thread's own until it returns.
+struct Service::Errand {
+  std::vector<std::uint8_t> packed;
+  std::optional<Result<kv_cache::SavedCache>> restored;
+};
+
 // One of the texts of a request. The steps' thread's own.
 struct Service::Text {
   std::size_t group = 0;
   std::optional<generation::Session> session;
-  std::vector<std::uint8_t> parked;  // its memory, while it makes room for others
+  std::shared_ptr<Errand> errand;  // nothing is run until it has returned
+  std::shared_ptr<Errand> parked;  // with its memory, while it makes room for others; may not have returned
+  std::optional<generation::Memory> found;  // in the prefix cache, while more is restored
+  bool is_over = false;                     // and the session's turn is being put away
   Clock::time_point last_token{};
   bool is_first = true;  // of its group
 };
@@ -107,9 +120,9 @@ Service::Service(Options options, std::vector<std::shared_ptr<const Model>> mode
       batch_(kSizes),
       scheduler_(options_.limits),
       pool_(std::max(1u, options_.threads)),
-      prefixes_(std::make_unique<PrefixCache>()) {
+      prefixes_(std::make_unique<PrefixCache>()),
+      prepare_(kMaxToPrepare) {
   steps_thread_ = std::thread([this] { RunSteps(); });
-  prepare_thread_ = std::thread([this] { Prepare(); });
 }
 
 Result<std::unique_ptr<Service>> Service::Create(Options options, std::vector<std::shared_ptr<const Model>> models) {
@@ -126,12 +139,7 @@ Result<std::unique_ptr<Service>> Service::Create(Options options, std::vector<st
 
 Service::~Service() {
   BeginDrain();
-  {
-    const std::lock_guard lock(prepare_mutex_);
-    prepare_stops_ = true;
-  }
-  prepare_changed_.notify_all();
-  prepare_thread_.join();
+  prepare_.Stop();
   {
     const std::lock_guard lock(mutex_);
     is_stopping_ = true;
@@ -293,30 +301,9 @@ Result<std::shared_ptr<Reply>> Service::Submit(Request request, std::function<vo
 }
 
 bool Service::Post(std::function<void()> work) {
-  {
-    const std::lock_guard lock(prepare_mutex_);
-    if (to_prepare_.size() >= kMaxToPrepare || prepare_stops_) {
-      ++refused_;
-      return false;
-    }
-    to_prepare_.push_back(std::move(work));
-  }
-  prepare_changed_.notify_one();
-  return true;
-}
-
-void Service::Prepare() {
-  for (;;) {
-    std::function<void()> work;
-    {
-      std::unique_lock lock(prepare_mutex_);
-      prepare_changed_.wait(lock, [this] { return prepare_stops_ || !to_prepare_.empty(); });
-      if (to_prepare_.empty()) return;
-      work = std::move(to_prepare_.front());
-      to_prepare_.pop_front();
-    }
-    work();
-  }
+  const bool is_posted = prepare_.Post(std::move(work));
+  if (!is_posted) ++refused_;
+  return is_posted;
 }
 
 // With mutex_ held.
@@ -341,6 +328,7 @@ void Service::End(JobId id, std::optional<Error> failure, Wakes& wakes) {
 void Service::EndLost(Wakes& wakes) {
   std::vector<std::pair<JobId, Error>> lost;
   for (const auto& [id, work] : works_) {
+    if (work->texts.front().is_over) continue;  // all has been written, and what the session knows of it must not be lost
     if (is_aborting_) {
       lost.emplace_back(id, Error{Code::kUnavailable, "the server is shutting down"});
     } else if (work->reply->is_cancelled_) {
@@ -358,16 +346,23 @@ void Service::EndLost(Wakes& wakes) {
 void Service::RunSteps() {
   for (;;) {
     Wakes wakes;
-    std::vector<scheduler::Share> plan;
-    std::vector<Work*> works;
+    std::vector<Returned> returned;
     {
       std::unique_lock lock(mutex_);
       changed_.wait(lock, [this] { return is_stopping_ || !works_.empty(); });
       if (is_stopping_) is_aborting_ = true;
       EndLost(wakes);
-      if (is_stopping_) return;
+      if (is_stopping_ && works_.empty()) return;
+      returned = std::exchange(returned_, {});
+    }
+    ReportReturned(returned, wakes);
+    std::vector<scheduler::Share> plan;
+    std::vector<Work*> works;
+    {
+      std::unique_lock lock(mutex_);
       plan = scheduler_.Next();
       for (const scheduler::Share& share : plan) works.push_back(works_.at(share.job).get());
+      if (plan.empty() && returned.empty() && returned_.empty() && !works_.empty()) changed_.wait_for(lock, kPatience);
     }
     // Works end on this thread only: the pointers stay valid.
     if (plan.empty()) continue;
@@ -380,18 +375,23 @@ void Service::RunSteps() {
 Result<void> Service::Join(Work& work, Text& text) {
   Group& group = work.groups[text.group];
   const std::vector<tokenizer::TokenId>& prompt = work.reply->prompts_[text.group];
-  generation::Options options = work.options;
-  options.sampling.seed += (&text - work.texts.data()) - text.group * work.reply->best_of_;
   generation::Memory memory(work.model->engine());
   if (!text.is_first) {
     memory = group.memory->Fork();
-    options.scores_prompt = false;  // the first has done that
     if (--group.to_join == 0) group.memory.reset();
-  } else if (options_.caches_prefixes && !options.scores_prompt) {
+  } else if (options_.caches_prefixes && !work.options.scores_prompt) {
     // The last token is always run.
     prefixes_->Find(work.model_index, prompt, prompt.size() - 1, memory);
   }
-  if (work.turn) RestoreParked(work, prompt, memory);
+  if (work.turn && Restore(work, text, prompt, memory)) return {};
+  return Start(work, text, std::move(memory));
+}
+
+Result<void> Service::Start(Work& work, Text& text, generation::Memory memory) {
+  const std::vector<tokenizer::TokenId>& prompt = work.reply->prompts_[text.group];
+  generation::Options options = work.options;
+  options.sampling.seed += (&text - work.texts.data()) - text.group * work.reply->best_of_;
+  if (!text.is_first) options.scores_prompt = false;  // the first has done that
   HOLO_ASSIGN_OR_RETURN(text.session, generation::Session::Create(work.model->engine(), prompt, options,
                                                                   std::move(memory)));
   if (text.is_first) {
@@ -404,44 +404,128 @@ Result<void> Service::Join(Work& work, Text& text) {
   return {};
 }
 
+void Service::Send(const Work& work, const Text& text, std::shared_ptr<Errand> errand, std::function<void()> what) {
+  const Returned returned{work.id, static_cast<std::size_t>(&text - work.texts.data()), std::move(errand)};
+  // Never refused: it is stopped after the thread that sends.
+  static_cast<void>(errands_.Post([this, returned, what = std::move(what)]() mutable {
+    what();
+    what = nullptr;  // with what it holds
+    {
+      const std::lock_guard lock(mutex_);
+      returned_.push_back(std::move(returned));
+    }
+    changed_.notify_all();
+  }));
+}
+
 void Service::Park(const Work& work, Text& text) {
-  const generation::Memory memory = text.session->Release();
-  text.parked = kv_cache::SaveCache(memory.cache, work.model->fingerprint(), memory.tokens);
+  text.parked = std::make_shared<Errand>();
+  auto memory = std::make_shared<generation::Memory>(text.session->Release());
+  Send(work, text, text.parked, [errand = text.parked, memory = std::move(memory), model = work.model] {
+    errand->packed = kv_cache::SaveCache(memory->cache, model->fingerprint(), memory->tokens);
+  });
   ++preemptions_;
 }
 
-Result<void> Service::Resume(const Work& work, Text& text) {
-  HOLO_ASSIGN_OR_RETURN(kv_cache::SavedCache restored,
-                        kv_cache::RestoreCache(text.parked, "parked text", work.model->engine().scheme,
-                                               work.model->fingerprint()));
-  text.parked = {};
-  generation::Memory memory(work.model->engine());
-  memory.cache = std::move(restored.cache);
-  memory.tokens = std::move(restored.tokens);
-  text.session->Resume(std::move(memory));
-  return {};
+// Errands are done in order: what was parked has been packed by then.
+void Service::Resume(const Work& work, Text& text) {
+  text.errand = std::make_shared<Errand>();
+  Send(work, text, text.errand, [errand = text.errand, parked = std::move(text.parked), model = work.model] {
+    errand->restored =
+        kv_cache::RestoreCache(parked->packed, "parked text", model->engine().scheme, model->fingerprint());
+  });
+  text.parked = nullptr;
 }
 
-// What a session remembers, where it is more than `memory` has. Without it the prompt is read again, to the same effect.
-void Service::RestoreParked(const Work& work, std::span<const tokenizer::TokenId> prompt, generation::Memory& memory) {
+namespace {
+// Tokens with which both begin.
+std::size_t CommonTokens(const SessionState& state, std::span<const tokenizer::TokenId> prompt) {
+  return static_cast<std::size_t>(
+      std::mismatch(state.tokens.begin(), state.tokens.end(), prompt.begin(), prompt.end()).first -
+      state.tokens.begin());
+}
+}  // namespace
+
+// Sends for what a session remembers, where it is more than `memory` has, which is kept meanwhile.
+bool Service::Restore(const Work& work, Text& text, std::span<const tokenizer::TokenId> prompt,
+                      generation::Memory& memory) {
   const SessionState& before = work.turn->before();
-  const auto common = static_cast<std::size_t>(
-      std::mismatch(before.tokens.begin(), before.tokens.end(), prompt.begin(), prompt.end()).first -
-      before.tokens.begin());
   // The prefix cache has whole blocks.
-  if (!before.memory || common < memory.tokens.size() + kv_cache::kBlockTokens) return;
-  auto restored = kv_cache::RestoreCache(*before.memory, "parked memory", work.model->engine().scheme,
-                                         work.model->fingerprint());
-  if (!restored) {
-    if (options_.log) options_.log("completion: a session is read again: " + ToString(restored.error()));
-    return;
-  }
-  memory.cache = std::move(restored->cache);
-  memory.tokens = std::move(restored->tokens);
-  restored_tokens_ += std::min(common, memory.tokens.size());
+  if (!before.memory || CommonTokens(before, prompt) < memory.tokens.size() + kv_cache::kBlockTokens) return false;
+  text.found = std::move(memory);
+  text.errand = std::make_shared<Errand>();
+  Send(work, text, text.errand, [errand = text.errand, bytes = before.memory, model = work.model] {
+    errand->restored =
+        kv_cache::RestoreCache(*bytes, "parked memory", model->engine().scheme, model->fingerprint());
+  });
+  return true;
 }
 
-void Service::EndTurn(Work& work, const Text& text) {
+// The text's errand has returned: it goes on, begins, or is over.
+Result<void> Service::Welcome(Work& work, Text& text) {
+  const std::shared_ptr<Errand> errand = std::exchange(text.errand, nullptr);
+  if (text.is_over) {
+    --work.left;
+    return {};
+  }
+  Result<kv_cache::SavedCache>& restored = *errand->restored;
+  generation::Memory memory(work.model->engine());
+  if (restored) {
+    memory.cache = std::move(restored->cache);
+    memory.tokens = std::move(restored->tokens);
+  }
+  if (text.session) {
+    if (!restored) return tl::unexpected(std::move(restored).error());
+    text.session->Resume(std::move(memory));
+    return {};
+  }
+  if (restored) {
+    restored_tokens_ += std::min(CommonTokens(work.turn->before(), work.reply->prompts_[text.group]), memory.tokens.size());
+  } else {
+    // The prompt is read again, to the same effect.
+    if (options_.log) options_.log("completion: a session is read again: " + ToString(restored.error()));
+    memory = std::move(*text.found);
+  }
+  text.found.reset();
+  return Start(work, text, std::move(memory));
+}
+
+void Service::ReportReturned(std::span<const Returned> returned, Wakes& wakes) {
+  for (const Returned& one : returned) {
+    Work* work = nullptr;
+    {
+      const std::lock_guard lock(mutex_);
+      if (const auto found = works_.find(one.job); found != works_.end()) work = found->second.get();
+    }
+    if (work == nullptr) continue;  // cancelled meanwhile
+    Text& text = work->texts[one.sequence];
+    scheduler::Outcome outcome;
+    outcome.job = one.job;
+    outcome.sequence = one.sequence;
+    Result<void> welcomed;
+    if (text.errand == one.errand) {
+      welcomed = Welcome(*work, text);
+      outcome.waiting_tokens = text.session ? text.session->waiting_tokens() : 0;
+      outcome.is_finished = text.is_over;
+    } else if (text.parked == one.errand) {
+      outcome.parked_bytes = text.parked->packed.size();
+    } else {
+      continue;  // it was parked, and has been sent for again
+    }
+    const std::lock_guard lock(mutex_);
+    if (!welcomed) {
+      ++failed_;
+      if (options_.log) options_.log("completion: a request failed: " + ToString(welcomed.error()));
+      End(one.job, std::move(welcomed).error(), wakes);
+      continue;
+    }
+    scheduler_.Report({&outcome, 1});
+    if (work->left == 0) End(one.job, std::nullopt, wakes);
+  }
+}
+
+// The session knows of the turn before anybody hears that it is over.
+void Service::EndTurn(Work& work, Text& text) {
   SessionState after = work.turn->before();
   after.tokens = work.reply->prompts_.front();
   after.tokens.insert(after.tokens.end(), work.written.begin(), work.written.end());
@@ -450,10 +534,16 @@ void Service::EndTurn(Work& work, const Text& text) {
     after.messages.push_back({chat_template::Role::kAssistant, std::move(work.said)});
   }
   ++after.turns;
-  const generation::Memory& memory = text.session->memory();
-  after.memory = std::make_shared<const std::vector<std::uint8_t>>(
-      kv_cache::SaveCache(memory.cache, work.model->fingerprint(), memory.tokens));
-  work.turn->Commit(std::move(after));
+  auto memory = std::make_shared<generation::Memory>(text.session->Release());
+  text.session.reset();
+  text.is_over = true;
+  text.errand = std::make_shared<Errand>();
+  Send(work, text, text.errand,
+       [turn = work.turn, after = std::move(after), memory = std::move(memory), model = work.model]() mutable {
+         after.memory = std::make_shared<const std::vector<std::uint8_t>>(
+             kv_cache::SaveCache(memory->cache, model->fingerprint(), memory->tokens));
+         turn->Commit(std::move(after));
+       });
 }
 
 void Service::Accept(Work& work, Text& text, generation::Piece& piece, Wakes& wakes) {
@@ -493,9 +583,12 @@ void Service::Accept(Work& work, Text& text, generation::Piece& piece, Wakes& wa
   }
   if (work.turn) work.said += event.text;
   if (is_over) {
-    if (work.turn) EndTurn(work, text);
-    text.session.reset();
-    --work.left;
+    if (work.turn) {
+      EndTurn(work, text);
+    } else {
+      text.session.reset();
+      --work.left;
+    }
   }
   const std::lock_guard lock(work.reply->mutex_);
   if (piece.choice) ++work.reply->usage_.completion_tokens;
@@ -528,9 +621,10 @@ void Service::RunPlan(std::span<const scheduler::Share> plan, std::span<Work* co
     Text& text = works[i]->texts[plan[i].sequence];
     if (plan[i].parks) {
       Park(*works[i], text);
-    } else if (plan[i].joins || plan[i].resumes) {
-      auto joined = plan[i].joins ? Join(*works[i], text) : Resume(*works[i], text);
-      if (!joined) fail(plan[i].job, std::move(joined).error());
+    } else if (plan[i].resumes) {
+      Resume(*works[i], text);
+    } else if (plan[i].joins) {
+      if (auto joined = Join(*works[i], text); !joined) fail(plan[i].job, std::move(joined).error());
     }
   }
   for (const auto& model : models_) {
@@ -538,6 +632,7 @@ void Service::RunPlan(std::span<const scheduler::Share> plan, std::span<Work* co
     std::vector<std::size_t> places;
     for (std::size_t i = 0; i < plan.size(); ++i) {
       if (works[i]->model != model || plan[i].tokens == 0 || failures.contains(plan[i].job)) continue;
+      if (works[i]->texts[plan[i].sequence].errand) continue;
       generation::Session& session = *works[i]->texts[plan[i].sequence].session;
       const std::size_t tokens = std::min(plan[i].tokens, session.waiting_tokens());
       if (works[i]->texts[plan[i].sequence].last_token == Clock::time_point{}) prompt_tokens_ += tokens;
@@ -559,10 +654,11 @@ void Service::RunPlan(std::span<const scheduler::Share> plan, std::span<Work* co
   }
   std::vector<scheduler::Outcome> outcomes;
   for (std::size_t i = 0; i < plan.size(); ++i) {
-    if (failures.contains(plan[i].job)) continue;
+    if (failures.contains(plan[i].job) || plan[i].parks) continue;  // what is parked is reported when it is packed
     const Text& text = works[i]->texts[plan[i].sequence];
+    const bool is_away = text.errand != nullptr;
     outcomes.push_back({plan[i].job, plan[i].sequence, text.session ? text.session->waiting_tokens() : 0,
-                        !text.session.has_value(), text.parked.size()});
+                        !text.session && !is_away, 0, is_away});
   }
   const std::lock_guard lock(mutex_);
   scheduler_.Report(outcomes);

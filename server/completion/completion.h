@@ -13,7 +13,6 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
-#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -32,6 +31,7 @@
 #include "common/language_model/model_directory/model_directory.h"
 #include "common/status/status.h"
 #include "server/completion/sessions.h"
+#include "server/completion/worker.h"
 #include "server/scheduler/scheduler.h"
 
 namespace holo::completion {
@@ -287,6 +287,12 @@ class Service {
   [[nodiscard]] Statistics statistics() const;
 
  private:
+  struct Errand;
+  struct Returned {
+    scheduler::JobId job = 0;
+    std::size_t sequence = 0;
+    std::shared_ptr<Errand> errand;
+  };
   struct Text;
   struct Group;
   struct Work;
@@ -294,14 +300,17 @@ class Service {
 
   Service(Options options, std::vector<std::shared_ptr<const Model>> models);
   void RunSteps();
-  void Prepare();
   void EndLost(Wakes& wakes);
   void RunPlan(std::span<const scheduler::Share> plan, std::span<Work* const> works, Wakes& wakes);
   Result<void> Join(Work& work, Text& text);
+  Result<void> Start(Work& work, Text& text, generation::Memory memory);
+  void Send(const Work& work, const Text& text, std::shared_ptr<Errand> errand, std::function<void()> what);
+  Result<void> Welcome(Work& work, Text& text);
+  void ReportReturned(std::span<const Returned> returned, Wakes& wakes);
   void Park(const Work& work, Text& text);
-  Result<void> Resume(const Work& work, Text& text);
-  void RestoreParked(const Work& work, std::span<const tokenizer::TokenId> prompt, generation::Memory& memory);
-  void EndTurn(Work& work, const Text& text);
+  void Resume(const Work& work, Text& text);
+  bool Restore(const Work& work, Text& text, std::span<const tokenizer::TokenId> prompt, generation::Memory& memory);
+  void EndTurn(Work& work, Text& text);
   void Accept(Work& work, Text& text, generation::Piece& piece, Wakes& wakes);
   void ShrinkPrefixes();
   void End(scheduler::JobId id, std::optional<Error> failure, Wakes& wakes);
@@ -322,16 +331,14 @@ class Service {
   bool is_stopping_ = false;                                // guarded by mutex_
   scheduler::Scheduler scheduler_;                          // guarded by mutex_
   std::map<scheduler::JobId, std::unique_ptr<Work>> works_;  // guarded by mutex_; what is inside is the thread's
-
-  std::mutex prepare_mutex_;
-  std::condition_variable prepare_changed_;
-  bool prepare_stops_ = false;                  // guarded by prepare_mutex_
-  std::deque<std::function<void()>> to_prepare_;  // guarded by prepare_mutex_
+  std::vector<Returned> returned_;                           // errands that are done; guarded by mutex_
 
   compute::ThreadPool pool_;           // of the thread that runs steps
   transformer::Workspace workspace_;  // likewise
   const std::unique_ptr<PrefixCache> prefixes_;  // likewise
-  std::thread steps_thread_, prepare_thread_;
+  Worker prepare_;
+  Worker errands_;
+  std::thread steps_thread_;
 };
 
 }  // namespace holo::completion

@@ -111,6 +111,7 @@ void Scheduler::Join(JobId id, std::size_t sequence, std::vector<Joined>& joined
     parked_bytes_ -= std::exchange(member.parked_bytes, 0);
   }
   member.state = State::kRunning;
+  member.is_away = false;
   member.steps = 0;
   member.held_bytes = member.asked.memory_bytes;
   memory_bytes_ += member.held_bytes;
@@ -176,7 +177,7 @@ bool Scheduler::ParkOne(std::vector<Place>& parked) {
     const Entry& entry = jobs_.at(place->job);
     const Member& member = entry.members[place->sequence];
     const std::size_t of_client = clients_.at(entry.client).running;
-    if (of_client <= most_running || entry.members.size() > 1 || !member.is_prompt_through ||
+    if (of_client <= most_running || entry.members.size() > 1 || !member.is_prompt_through || member.is_away ||
         member.steps < std::max<std::size_t>(1, limits_.steps_before_parking) ||
         wanted > limits_.memory_bytes - (memory_bytes_ - member.held_bytes) ||
         member.asked.memory_bytes + parked_bytes_ > limits_.parked_bytes) {
@@ -226,6 +227,7 @@ std::vector<Share> Scheduler::Next() {
     Share& share = shares.emplace_back();
     share.job = running_[i].job;
     share.sequence = running_[i].sequence;
+    if (member.is_away) continue;
     share.tokens = 1;
     if (i >= first_joined) (joined[i - first_joined].resumes ? share.resumes : share.joins) = true;
     if (member.waiting_tokens <= 1) continue;
@@ -286,6 +288,8 @@ void Scheduler::Report(std::span<const Outcome> outcomes) {
       parked_bytes_ += outcome.parked_bytes - std::exchange(member.parked_bytes, outcome.parked_bytes);
       continue;
     }
+    member.is_away = outcome.is_away;
+    if (outcome.is_away) continue;
     ++member.steps;
     member.waiting_tokens = outcome.waiting_tokens;
     if (outcome.waiting_tokens <= 1) member.is_prompt_through = true;

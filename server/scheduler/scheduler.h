@@ -4,7 +4,7 @@
 // A Job is one request: one or more sequences of one client. Submit() puts it into a bounded queue. Next() plans a step:
 // running sequences that generate take one token each, prompts share a budget of tokens, and sequences from the queue
 // join as far as there is room. Report() says what the step did. The legal order is Next(), Report(), Next(), ...;
-// Submit() and Cancel() may come at any time between them. A cancelled job, queued or running, is in no later plan.
+// more outcomes may be reported between them. Submit() and Cancel() may come at any time between them. A cancelled job, queued or running, is in no later plan.
 //
 // Fairness. Clients take turns: the next sequence to join is of the client with the fewest that run (among equals, of
 // the one that waits longest since it was last chosen), and the budget for prompts goes to the client that was given
@@ -67,13 +67,15 @@ struct Share {
   bool resumes = false;      // it was parked
 };
 
-// What a step did to one sequence.
+// What a step, or what was done to its memory elsewhere, did to one sequence.
 struct Outcome {
   JobId job = 0;
   std::size_t sequence = 0;
   std::size_t waiting_tokens = 0;  // before its next choice; 1 for one that generates
   bool is_finished = false;
   std::uint64_t parked_bytes = 0;  // of one that was to park
+  // Its memory is worked on elsewhere: it keeps it, is in no plan and is not parked until its next outcome.
+  bool is_away = false;
 };
 
 struct Statistics {
@@ -108,6 +110,7 @@ class Scheduler {
     Sequence asked;
     State state = State::kWaiting;
     bool is_prompt_through = false;
+    bool is_away = false;
     std::size_t waiting_tokens = 0;
     std::uint64_t held_bytes = 0;
     std::uint64_t parked_bytes = 0;  // at most, until it has been packed

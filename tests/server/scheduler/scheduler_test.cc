@@ -322,6 +322,46 @@ TEST_CASE("nobody makes room for a client that has a text running, nor for more 
   for (int i = 0; i < 20; ++i) CHECK(Parking(waits.Step()).first.empty());
 }
 
+TEST_CASE("a text whose memory is away keeps it, is in no plan, makes no room for others, and comes back") {
+  Limits limits;
+  limits.memory_bytes = 10;
+  limits.parked_bytes = 100;
+  limits.steps_before_parking = 1;
+  Scheduler scheduler(limits);
+  const JobId first = scheduler.Submit(OneText("a", 1, 4)).value();
+  const JobId second = scheduler.Submit(OneText("a", 1, 4)).value();
+  REQUIRE(scheduler.Next().size() == 2);
+  const Outcome begun[] = {{first, 0, 1}, {second, 0, 1}};
+  scheduler.Report(begun);
+  REQUIRE(scheduler.Next().size() == 2);
+  Outcome away{second, 0, 0};
+  away.is_away = true;
+  const Outcome outcomes[] = {{first, 0, 1}, away};
+  scheduler.Report(outcomes);
+  // The younger one would make room, were it there.
+  const JobId third = scheduler.Submit(OneText("b", 1, 4)).value();
+  std::vector<Share> plan = scheduler.Next();
+  REQUIRE(plan.size() == 2);
+  CHECK(plan[0].job == first);
+  CHECK(plan[0].parks);
+  CHECK(plan[1].job == third);
+  CHECK(scheduler.statistics().memory_bytes == 8);
+  const Outcome joined[] = {{third, 0, 1}};
+  scheduler.Report(joined);
+  CHECK(TokensOf(scheduler.Next(), second) == 0);
+  scheduler.Report(joined);
+  const Outcome back[] = {{second, 0, 1}};
+  scheduler.Report(back);
+  CHECK(TokensOf(scheduler.Next(), second) == 1);
+  scheduler.Report(joined);
+  // One that is over while it is away.
+  scheduler.Report({&away, 1});
+  Outcome over{second, 0, 0};
+  over.is_finished = true;
+  scheduler.Report({&over, 1});
+  CHECK_FALSE(scheduler.Has(second));
+}
+
 TEST_CASE("whatever comes and goes: limits hold, every step runs something, and everything ends") {
   for (std::uint32_t seed = 0; seed < 50; ++seed) {
     CAPTURE(seed);
