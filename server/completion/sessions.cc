@@ -486,6 +486,30 @@ Result<std::shared_ptr<Sessions::Turn>> Sessions::Begin(const std::string& owner
   }
 }
 
+// With files_mutex_ held: for a file of that size, which replaces the session's older one.
+Result<void> Sessions::CheckRoomFor(const std::string& id, std::uint64_t bytes) const {
+  std::size_t count = 1;
+  std::error_code error;
+  for (std::filesystem::directory_iterator it(options_.directory, error), end; !error && it != end; it.increment(error)) {
+    if (it->path().extension() != kSuffix || it->path() == PathOf(id)) continue;
+    std::error_code gone;
+    const std::uint64_t size = it->file_size(gone);
+    ++count;
+    if (!gone) bytes += size;
+  }
+  if (error) return tl::unexpected(files::FromErrno(error.value(), "read", options_.directory));
+  if (count > options_.most_saved) {
+    return Fail(Code::kResourceExhausted, "session: expected at most " + std::to_string(options_.most_saved) +
+                                              " saved ones, found as many; delete some");
+  }
+  if (bytes > options_.saved_bytes) {
+    return Fail(Code::kResourceExhausted, "session: expected at most " + std::to_string(options_.saved_bytes) +
+                                              " bytes of saved ones, found that there would be " + std::to_string(bytes) +
+                                              "; delete some");
+  }
+  return {};
+}
+
 Result<SessionInfo> Sessions::Save(const std::string& owner, const std::string& id) {
   HOLO_ASSIGN_OR_RETURN(const std::shared_ptr<Record> record, Locate(owner, id));
   if (options_.directory.empty()) {
@@ -510,7 +534,9 @@ Result<SessionInfo> Sessions::Save(const std::string& owner, const std::string& 
   saved.scheme = record->model->engine().scheme->identity();
   saved.created_unix = record->created_unix;
   HOLO_RETURN_IF_ERROR(files::MakeDirectories(options_.directory));
-  if (auto written = files::AtomicWrite(PathOf(id), SerialiseSession(saved)); !written) {
+  const std::vector<std::uint8_t> content = SerialiseSession(saved);
+  HOLO_RETURN_IF_ERROR(CheckRoomFor(id, content.size()));
+  if (auto written = files::AtomicWrite(PathOf(id), content); !written) {
     Error error = std::move(written).error();
     if (error.code == Code::kResourceExhausted) error.code = Code::kUnavailable;  // the disk, not the client's share
     return tl::unexpected(std::move(error));

@@ -36,6 +36,9 @@ struct SessionOptions {
   std::size_t most_of_owner = 256;
   // Memory of models, parked, of all sessions. What has not been used for longest is given up beyond it.
   std::uint64_t parked_bytes = std::uint64_t{256} << 20;
+  // In the directory, of all clients.
+  std::size_t most_saved = 4096;
+  std::uint64_t saved_bytes = std::uint64_t{4} << 30;
 };
 
 // What there is between two turns.
@@ -111,7 +114,8 @@ class Sessions {
   [[nodiscard]] std::vector<SessionInfo> List(const std::string& owner);
   // As Find(), and kAborted where it is being gone on with.
   [[nodiscard]] Result<std::shared_ptr<Turn>> Begin(const std::string& owner, const std::string& id);
-  // As Begin(); kFailedPrecondition without a directory; kUnavailable for a full disk. The file is replaced whole or not at all.
+  // As Begin(); kFailedPrecondition without a directory; kResourceExhausted above the limits of saved ones; kUnavailable
+  // for a full disk. The file is replaced whole or not at all.
   [[nodiscard]] Result<SessionInfo> Save(const std::string& owner, const std::string& id);
   // As Begin(). Its file goes, too.
   [[nodiscard]] Result<void> Delete(const std::string& owner, const std::string& id);
@@ -128,6 +132,7 @@ class Sessions {
   [[nodiscard]] Result<std::shared_ptr<Record>> Load(const std::string& owner, const std::string& id) const;
   [[nodiscard]] Result<SessionInfo> Glance(const std::string& owner, const std::string& id) const;
   [[nodiscard]] SessionInfo InfoOf(const Record& record) const;
+  [[nodiscard]] Result<void> CheckRoomFor(const std::string& id, std::uint64_t bytes) const;
   void ShrinkParked();
   bool MakeRoom();
 

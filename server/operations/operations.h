@@ -52,6 +52,8 @@ struct ServerOptions {
   std::uint32_t default_max_tokens = 1024;  // of a conversation's reply
   std::filesystem::path sessions;            // a folder for saved sessions of texts; empty: none are saved
   std::uint64_t session_memory_mib = 256;    // what models remember of sessions that rest
+  std::uint64_t max_saved_sessions = 4096;
+  std::uint64_t saved_session_space_mib = 4096;
   std::uint64_t preempted_memory_mib = 256;  // and of texts that make room for those of other clients
   std::vector<std::string> api_keys;
   std::filesystem::path api_key_file;     // one key in a line, # for comments

@@ -95,6 +95,12 @@ void Declare(CLI::App& app, Parsed& parsed, std::filesystem::path& folder) {
                  "MiB for what models remember of sessions that rest; beyond it the oldest are read again")
       ->check(CLI::Range(std::uint64_t{0}, std::uint64_t{1} << 24))
       ->capture_default_str();
+  app.add_option("--max-saved-sessions", options.max_saved_sessions, "Files in the folder of saved sessions")
+      ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{1} << 24))
+      ->capture_default_str();
+  app.add_option("--saved-session-space", options.saved_session_space_mib, "MiB that they may take together")
+      ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{1} << 32))
+      ->capture_default_str();
   app.add_option("--preempted-memory", options.preempted_memory_mib,
                  "MiB for packed memory of texts that make room for another client's; 0: none does, others wait")
       ->check(CLI::Range(std::uint64_t{0}, std::uint64_t{1} << 24))

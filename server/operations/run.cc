@@ -118,6 +118,8 @@ Result<std::unique_ptr<completion::Service>> OpenModels(const ServerOptions& opt
   settings.default_max_tokens = options.default_max_tokens;
   settings.sessions.directory = options.sessions;
   settings.sessions.parked_bytes = options.session_memory_mib << 20;
+  settings.sessions.most_saved = options.max_saved_sessions;
+  settings.sessions.saved_bytes = options.saved_session_space_mib << 20;
   settings.limits.parked_bytes = options.preempted_memory_mib << 20;
   settings.limits.max_running = options.max_batch;
   settings.limits.max_of_client = options.max_per_client;

@@ -233,6 +233,26 @@ TEST_CASE("a turn that is cancelled changes nothing, and one at a time is taken"
   CHECK(Write(*tiny.service, Turn(id, " four")).failure->code == Code::kNotFound);
 }
 
+TEST_CASE("a turn that has been written is kept, also where its client goes at the last word") {
+  TinyService tiny(With(), Roomy());
+  Sessions& sessions = tiny.service->sessions();
+  const std::string id = sessions.Create(kOwner, tiny.service->models()[0], 1).value().id;
+  for (std::uint64_t turn = 1; turn <= 20; ++turn) {
+    Bell bell;
+    const auto reply = tiny.service->Submit(Turn(id, kLong.substr(0, 5)), bell.Ringer()).value();
+    bool has_finished = false;
+    Reply::News news;
+    while (!has_finished && !news.is_over) {
+      bell.Wait();
+      news = reply->Take();
+      for (const Event& event : news.events) has_finished |= event.finish != generation::Finish::kNone;
+    }
+    reply->Cancel();
+    if (!news.is_over) CHECK_FALSE(testing::ReadAll(*reply, bell).failure);
+    CHECK(sessions.Find(kOwner, id).value().turns == turn);
+  }
+}
+
 TEST_CASE("sessions have limits, and one whose memory was given up goes on the same") {
   Options options = With();
   options.sessions.parked_bytes = 0;
@@ -296,6 +316,43 @@ TEST_CASE("a session whose saved memory is damaged goes on with the same text") 
   CHECK(Write(*again.service, Turn(id, " And then", 30)).texts == expected.texts);
   CHECK(again.service->statistics().restored_tokens == 0);
   CHECK(logged.find("read again") != std::string::npos);
+}
+
+TEST_CASE("saved sessions have limits, and what is refused changes nothing") {
+  const testing::TemporaryFolder folder;
+  Options options = With(folder / "saved");
+  options.sessions.most_saved = 2;
+  TinyService tiny(options, Roomy());
+  Sessions& sessions = tiny.service->sessions();
+  std::vector<std::string> ids;
+  for (int i = 0; i < 3; ++i) {
+    ids.push_back(sessions.Create(kOwner, tiny.service->models()[0], 1).value().id);
+    REQUIRE_FALSE(Write(*tiny.service, Turn(ids.back(), "One")).failure);
+    const auto saved = sessions.Save(kOwner, ids.back());
+    if (i < 2) {
+      CHECK(saved.has_value());
+    } else {
+      REQUIRE_FALSE(saved);
+      CHECK(saved.error().code == Code::kResourceExhausted);
+      CHECK(saved.error().message.find("at most 2 saved") != std::string::npos);
+    }
+  }
+  CHECK_FALSE(sessions.Find(kOwner, ids[2]).value().is_saved);
+  // An older file of the same session makes room for its newer one.
+  REQUIRE_FALSE(Write(*tiny.service, Turn(ids[0], " two")).failure);
+  CHECK(sessions.Save(kOwner, ids[0]).has_value());
+  CHECK(sessions.Delete(kOwner, ids[1]).has_value());
+  CHECK(sessions.Save(kOwner, ids[2]).has_value());
+
+  options.sessions.most_saved = 100;
+  options.sessions.saved_bytes = std::filesystem::file_size(folder / "saved" / (ids[0] + ".session")) + 10;
+  options.sessions.directory = folder / "small";
+  TinyService small(options, Roomy());
+  for (const bool fits : {true, false}) {
+    const std::string id = small.service->sessions().Create(kOwner, small.service->models()[0], 1).value().id;
+    REQUIRE_FALSE(Write(*small.service, Turn(id, "One")).failure);
+    CHECK(small.service->sessions().Save(kOwner, id).has_value() == fits);
+  }
 }
 
 TEST_CASE("a full disk while saving keeps the session and an older file") {
