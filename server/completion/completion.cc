@@ -42,6 +42,19 @@ std::uint64_t SeedByChance() {
   return std::uint64_t{device()} << 32 | device();
 }
 
+std::string RandomLetters(std::size_t count) {
+  constexpr std::string_view kLetters = "0123456789abcdefghijklmnopqrstuvwxyz";
+  std::random_device device;
+  std::uniform_int_distribution<std::size_t> letter(0, kLetters.size() - 1);
+  std::string text;
+  for (std::size_t i = 0; i < count; ++i) text += kLetters[letter(device)];
+  return text;
+}
+
+std::int64_t UnixNow() {
+  return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
 // What is done to a text's memory on another thread, as it would hold the others up. That thread's own until it returns.
 struct Service::Errand {
   std::vector<std::uint8_t> packed;

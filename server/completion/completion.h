@@ -44,6 +44,9 @@ inline constexpr std::size_t kMaxSequences = 1024;  // of one request
 inline constexpr std::size_t kMaxMessages = 4096;
 
 [[nodiscard]] std::uint64_t SeedByChance();
+// Small letters and digits, which nobody can foresee: for ids.
+[[nodiscard]] std::string RandomLetters(std::size_t count);
+[[nodiscard]] std::int64_t UnixNow();
 
 // Who may ask. Constant after construction.
 class ApiKeys {

@@ -44,8 +44,7 @@ Result<std::shared_ptr<const Model>> Model::Open(std::string name, const std::fi
     const auto& style = std::get<chat_template::ChatTemplate>(*model->chat_).style();
     model->form_.name = std::string(chat_template::FormatName(style.format));
   }
-  model->created_unix_ =
-      std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+  model->created_unix_ = UnixNow();
   return std::shared_ptr<const Model>(model);
 }
 

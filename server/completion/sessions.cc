@@ -1,9 +1,7 @@
 #include "server/completion/sessions.h"
 
 #include <algorithm>
-#include <chrono>
 #include <nlohmann/json.hpp>
-#include <random>
 #include <system_error>
 
 #include "common/bytes/bytes.h"
@@ -27,18 +25,6 @@ constexpr std::uint32_t kMaxHeaderBytes = std::uint32_t{64} << 20;
 constexpr std::uint32_t kMaxTokens = std::uint32_t{1} << 24;
 constexpr std::uint64_t kMaxFileBytes = std::uint64_t{16} << 30;
 constexpr std::size_t kMaxListed = 10'000;  // files looked at
-
-std::int64_t UnixNow() {
-  return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
-}
-
-std::string RandomId() {
-  std::random_device device;
-  std::uniform_int_distribution<std::size_t> letter(0, kLetters.size() - 1);
-  std::string id(kIdPrefix);
-  for (std::size_t i = 0; i < kIdLetters; ++i) id += kLetters[letter(device)];
-  return id;
-}
 
 // No way out of the directory.
 bool IsId(std::string_view id) {
@@ -334,7 +320,7 @@ Result<SessionInfo> Sessions::Create(const std::string& owner, std::shared_ptr<c
                 "session: expected at most " + std::to_string(options_.most) + " on this server, found as many");
   }
   const auto record = std::make_shared<Record>();
-  record->id = RandomId();
+  record->id = std::string(kIdPrefix) + RandomLetters(kIdLetters);
   record->owner = owner;
   record->model = std::move(model);
   record->created_unix = record->used_unix = UnixNow();

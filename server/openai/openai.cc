@@ -1,9 +1,7 @@
 #include "server/openai/openai.h"
 
 #include <algorithm>
-#include <chrono>
 #include <mutex>
-#include <random>
 
 #include "common/json/json.h"
 
@@ -26,18 +24,6 @@ constexpr std::string_view kPosts[] = {kCompletions, kChat, kTokenize, kDetokeni
 
 std::span<const std::uint8_t> Bytes(const std::string& text) {
   return {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()};
-}
-
-std::int64_t UnixNow() {
-  return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
-}
-
-std::string RandomId() {
-  constexpr std::string_view kLetters = "0123456789abcdefghijklmnopqrstuvwxyz";
-  std::random_device device;
-  std::string id;
-  for (int i = 0; i < 24; ++i) id += kLetters[device() % kLetters.size()];
-  return id;
 }
 
 std::string Dump(const json& value) {
@@ -93,7 +79,7 @@ struct State {
   std::mutex mutex;
   bool is_abandoned = false;                        // guarded by mutex
   std::optional<Error> error;                       // guarded by mutex
-  int status = 0;                                   // guarded by mutex; of the error, if it has one of its own
+  std::string allowed;                              // guarded by mutex; methods, where the error is that it was another
   std::optional<std::string> whole;                 // guarded by mutex; an answer that is no text generation
   std::shared_ptr<completion::Reply> reply;         // guarded by mutex
   std::unique_ptr<Writer> writer;                   // set with `reply`, then Take()'s alone
@@ -117,7 +103,10 @@ class Answer : public ApiAnswer {
       const std::lock_guard lock(state_->mutex);
       if (state_->error) {
         ApiProgress refused = Finished(Refused(*state_->error));
-        if (state_->status != 0) refused.status = state_->status;
+        if (!state_->allowed.empty()) {
+          refused.status = 405;
+          refused.fields.emplace_back("Allow", state_->allowed);
+        }
         return refused;
       }
       if (state_->whole) {
@@ -189,7 +178,7 @@ class OpenAi : public transports::http::Api {
     state->wake = std::move(wake);
     auto answer = std::make_unique<openai::Answer>(state);
     const bool is_chat = request.path == kChat;
-    state->id = (is_chat ? "chatcmpl-" : "cmpl-") + RandomId();
+    state->id = (is_chat ? "chatcmpl-" : "cmpl-") + completion::RandomLetters(24);
     const Result<std::string> client = options_.keys.Admit(request.authorization, request.peer);
     if (!client) {
       state->error = client.error();
@@ -198,10 +187,10 @@ class OpenAi : public transports::http::Api {
     const bool is_models = request.path.starts_with(kModels);
     const std::vector<std::string_view> methods = MethodsOf(request.path);
     if (std::find(methods.begin(), methods.end(), request.method) == methods.end()) {
-      std::string expected;
-      for (const std::string_view method : methods) expected += (expected.empty() ? "" : " or ") + std::string(method);
-      state->error = Error{Code::kInvalidArgument, "method: expected " + expected + " for " + request.path};
-      state->status = 405;
+      for (const std::string_view method : methods) {
+        state->allowed += (state->allowed.empty() ? "" : ", ") + std::string(method);
+      }
+      state->error = Error{Code::kInvalidArgument, "method: expected " + state->allowed + " for " + request.path};
       return answer;
     }
     if (is_models) {
@@ -301,7 +290,7 @@ class OpenAi : public transports::http::Api {
       return;
     }
     state->streams = asked->streams;
-    state->writer = std::make_unique<Writer>(*asked, (*reply)->model(), state->id, UnixNow(), (*reply)->prompts());
+    state->writer = std::make_unique<Writer>(*asked, (*reply)->model(), state->id, completion::UnixNow(), (*reply)->prompts());
     state->reply = std::move(*reply);
     if (state->is_abandoned) state->reply->Cancel();
   }

@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <condition_variable>
 #include <mutex>
 
@@ -295,7 +296,10 @@ TEST_CASE("models are listed and found, with their chat template") {
   const ApiProgress none = asker.Ask("/v1/models/none", "", "", "GET");
   CHECK(none.status == 404);
   CHECK(json::parse(none.bytes)["error"]["code"] == "model_not_found");
-  CHECK(asker.Ask("/v1/models", "{}").status == 405);
+  const ApiProgress posted = asker.Ask("/v1/models", "{}");
+  CHECK(posted.status == 405);
+  CHECK(std::find(posted.fields.begin(), posted.fields.end(), std::pair<std::string, std::string>("Allow", "GET")) !=
+        posted.fields.end());
   CHECK(asker.Ask("/v1/completions", "", "", "GET").status == 405);
 }
 
