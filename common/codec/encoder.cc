@@ -299,10 +299,12 @@ struct Layered {
   double seen_left = 0;
   double measured_left = 0;
   std::uint64_t chunk_bytes = 0;
+  std::vector<std::size_t> passes;  // of each tile, in all layers together
 };
 
-// Cuts every tile into layers at equal slopes, down to `final_slope` (squared steps a byte).
-Layered CutLayers(const std::vector<CodedTile>& tiles, double final_slope) {
+// Cuts every tile into layers at equal slopes, down to `final_slope` (squared steps a byte). The last layer goes on to
+// `at_least[t]` passes of tile t if there are such.
+Layered CutLayers(const std::vector<CodedTile>& tiles, double final_slope, std::span<const std::size_t> at_least) {
   Layered out;
   double steepest = final_slope;
   std::vector<std::vector<std::size_t>> hulls;
@@ -335,8 +337,12 @@ Layered CutLayers(const std::vector<CodedTile>& tiles, double final_slope) {
         end = cut;
         ++next;
       }
-      if (end.bytes == reached.bytes) continue;  // passes without bytes of their own go with the next layer
       const bool last = layer + 1 == out.layer_count;
+      if (last && !at_least.empty() && at_least[t] > end_passes) {
+        end_passes = at_least[t];
+        end = cuts[end_passes - 1];
+      }
+      if (end.bytes == reached.bytes) continue;  // passes without bytes of their own go with the next layer
       // A chunk costs about four bytes of index: too small a gain waits for the next layer.
       if (!last && end.bytes - reached.bytes < 12 && previous_layer >= 0) {
         while (next > 0 && cuts[hulls[t][next - 1]].bytes > reached.bytes) --next;
@@ -355,6 +361,7 @@ Layered CutLayers(const std::vector<CodedTile>& tiles, double final_slope) {
       passes = end_passes;
       reached = end;
     }
+    out.passes.push_back(passes);
     out.seen_left += tile.code.energy.seen_saved - reached.seen_saved;
     out.measured_left += tile.code.energy.measured_saved - reached.measured_saved;
   }
@@ -440,6 +447,7 @@ BasisPlan PlanWith(const pixels::Picture& picture, Tuning tuning, std::shared_pt
 struct Trial {
   Encoded encoded;
   double cost = 0;
+  std::vector<std::size_t> passes;  // see Layered
 };
 
 // Samples changed by an error of one plane: one in Y, Cb or Cr appears in about three.
@@ -448,14 +456,15 @@ double PlaneGain(const container::AssetHeader& header) {
 }
 
 Result<Trial> Assemble(const container::AssetHeader& layout_header, const BasisPlan& plan,
-                       const std::vector<CodedTile>& tiles, std::uint32_t k, double slope) {
+                       const std::vector<CodedTile>& tiles, std::uint32_t k, double slope,
+                       std::span<const std::size_t> at_least = {}) {
   container::AssetHeader header = layout_header;
   const double square = static_cast<double>(header.base_step) * header.base_step * PlaneGain(header);
   // Distortion is counted over whole patches, so it is spread over them.
   const container::Level& picture = header.levels[0];
   const double samples = static_cast<double>(picture.patches_x) * picture.patches_y * picture.patch_px *
                          picture.patch_px * header.layout.channels;
-  Layered layered = CutLayers(tiles, slope);
+  Layered layered = CutLayers(tiles, slope, at_least);
   header.layer_count = layered.layer_count;
   header.final_mse = static_cast<float>(std::max(0.0, layered.measured_left) * square / samples);
   Trial out;
@@ -472,17 +481,46 @@ Result<Trial> Assemble(const container::AssetHeader& layout_header, const BasisP
   const double largest = pixels::MaxSample(header.layout.sample_type);
   statistics.estimated_psnr_db = 10 * std::log10(largest * largest / std::max(1e-9, double{header.final_mse}));
   out.cost = static_cast<double>(out.encoded.file.size()) + layered.seen_left / kFinalSlope;
+  out.passes = std::move(layered.passes);
   return out;
 }
 
-// Drops what saves least a byte until the file fits. The size falls as the slope rises.
+// How many passes of each tile fit into `room` bytes beyond the first `from` of them, up to `to`: tile by tile, from the top
+// level down.
+std::vector<std::size_t> FillRoom(const std::vector<CodedTile>& tiles, std::span<const std::size_t> from,
+                                  std::span<const std::size_t> to, std::uint64_t room) {
+  constexpr std::uint32_t kChunkOverhead = 12;  // its header and its place in the index, or what is more of them
+  std::vector<std::size_t> order(tiles.size());
+  for (std::size_t t = 0; t < order.size(); ++t) order[t] = t;
+  std::sort(order.begin(), order.end(), [&tiles](std::size_t a, std::size_t b) {
+    return std::pair(tiles[b].level, tiles[a].tile) < std::pair(tiles[a].level, tiles[b].tile);
+  });
+  std::vector<std::size_t> passes(from.begin(), from.end());
+  for (const std::size_t t : order) {
+    const std::vector<CutPoint>& cuts = tiles[t].code.cuts;
+    const std::uint32_t begin = from[t] > 0 ? cuts[from[t] - 1].bytes : 0;
+    std::uint64_t taken = 0;
+    for (std::size_t p = from[t]; p < to[t] && cuts[p].bytes - begin + kChunkOverhead <= room; ++p) {
+      if (cuts[p].bytes == begin) continue;
+      passes[t] = p + 1;
+      taken = cuts[p].bytes - begin + kChunkOverhead;
+    }
+    room -= taken;
+  }
+  return passes;
+}
+
+// Drops what saves least a byte until the file fits, and of that takes back what there is room for. The size falls as the
+// slope rises.
 Result<Trial> Trim(const container::AssetHeader& header, const BasisPlan& plan, const std::vector<CodedTile>& tiles,
                    std::uint32_t k, Trial whole, std::uint64_t max_bytes) {
   if (whole.encoded.file.size() <= max_bytes) return whole;
   double low = kFinalSlope;
   double high = kFinalSlope;
+  std::vector<std::size_t> too_many;  // passes, at `low`
   do {
     low = high;
+    too_many = std::move(whole.passes);
     high *= 4;
     if (high > 1e15) {
       return Fail(Code::kInvalidArgument, "encoding: expected room for at least " +
@@ -499,9 +537,13 @@ Result<Trial> Trim(const container::AssetHeader& header, const BasisPlan& plan, 
       whole = std::move(candidate);
     } else {
       low = middle;
+      too_many = std::move(candidate.passes);
     }
   }
-  return whole;
+  const std::vector<std::size_t> filled =
+      FillRoom(tiles, whole.passes, too_many, max_bytes - whole.encoded.file.size());
+  HOLO_ASSIGN_OR_RETURN(Trial full, Assemble(header, plan, tiles, k, high, filled));
+  return full.encoded.file.size() <= max_bytes ? std::move(full) : std::move(whole);
 }
 
 // The smallest k that holds `variance` (0..1) of the variance of level-0 patches, means included.
@@ -596,8 +638,13 @@ Result<Trial> EncodeWith(const pixels::Picture& picture, BasisPlan plan, const E
                   precision.progress_to, precision.moves));
     return Assemble(header, plan, tiles, k, kFinalSlope);
   }
-  // Find a step whose file is a little too large, then trim it. Bytes go about as step^-1.3.
+  // Find a step whose file is a little too large, then trim it; what is trimmed is missed in some places more than in others.
+  // Bytes go about as step^-1.3, and from the second round on as the last two tell.
+  constexpr double kAim = 1.01;
   const auto limit = static_cast<double>(*options.max_bytes);
+  double exponent = -1.3;
+  double last_step = 0;
+  double last_ratio = 0;
   double from = 0;
   for (int round = 0;; ++round) {
     header.base_step = step * to_samples;
@@ -607,10 +654,16 @@ Result<Trial> EncodeWith(const pixels::Picture& picture, BasisPlan plan, const E
     HOLO_ASSIGN_OR_RETURN(Trial trial, Assemble(header, plan, tiles, k, kFinalSlope));
     const double ratio = static_cast<double>(trial.encoded.file.size()) / limit;
     const bool at_the_end = ratio > 1 ? step >= kLargestStep : step <= kSmallestStep;
-    if (round == 5 || at_the_end || (ratio > 0.98 && ratio < 1.1)) {
+    if (round == 5 || at_the_end || (ratio > 0.995 && ratio < 1.03)) {
       return Trim(header, plan, tiles, k, std::move(trial), *options.max_bytes);
     }
-    step = std::clamp(step * static_cast<float>(std::pow(ratio / 1.04, 1 / 1.3)), kSmallestStep, kLargestStep);
+    if (round > 0 && step != last_step) {
+      const double measured = std::log(ratio / last_ratio) / std::log(step / last_step);
+      if (measured > -3 && measured < -0.5) exponent = measured;
+    }
+    last_step = step;
+    last_ratio = ratio;
+    step = std::clamp(step * static_cast<float>(std::pow(ratio / kAim, -1 / exponent)), kSmallestStep, kLargestStep);
   }
 }
 
