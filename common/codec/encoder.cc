@@ -28,6 +28,11 @@ double LayerSlope(std::uint32_t from_last) {
   return kFinalSlope * std::exp2(fine + 2.0 * (from_last - fine));
 }
 
+// Pictures up to this many pixels, which fit a screen and are mostly looked at whole, have large tiles; not those of many
+// channels, as a tile is what a client must have room for.
+constexpr std::uint64_t kLargeTilesUpTo = 2u << 20;
+constexpr std::uint32_t kLargeTilesUpToChannels = 4;
+
 constexpr float kSmallestStep = 0.5f;
 constexpr float kLargestStep = 1024.0f;
 
@@ -57,7 +62,7 @@ class Analysis {
   // The lapped planes of tile row `row` of level 0. `first_row` is set to where the row's first patch starts in them.
   std::vector<Plane> Strip(std::uint32_t row, std::uint32_t& first_row) const {
     const container::Level& level = header_.levels[0];
-    const std::uint32_t strip_px = container::kTilePatches * level.patch_px;
+    const std::uint32_t strip_px = level.tile_patches * level.patch_px;
     const std::uint32_t padded_width = level.patches_x * level.patch_px;
     const std::uint32_t padded_height = level.patches_y * level.patch_px;
     const std::uint32_t half = level.patch_px / 2;
@@ -211,7 +216,7 @@ Result<std::vector<CodedTile>> CodeTiles(const pixels::Picture& picture, const c
       }
     }
     const bool finished = ForEach(l == 0 ? options.threads : 1, level.tiles_y, [&](std::uint32_t row) {
-      std::uint32_t first_row = row * container::kTilePatches * level.patch_px;
+      std::uint32_t first_row = row * level.tile_patches * level.patch_px;
       std::vector<Plane> strip;
       if (l == 0) strip = analysis.Strip(row, first_row);
       for (std::uint32_t column = 0; column < level.tiles_x; ++column) {
@@ -621,7 +626,9 @@ Result<Trial> EncodeWith(const pixels::Picture& picture, BasisPlan plan, const E
   const float to_samples = pixels::MaxSample(header.layout.sample_type) / 255.0f;
   float step = precision.step;
   header.base_step = step * to_samples;
-  header.levels = container::DeriveLevels(header.layout.width, header.layout.height);
+  header.large_tiles = std::uint64_t{header.layout.width} * header.layout.height <= kLargeTilesUpTo &&
+                       header.layout.channels <= kLargeTilesUpToChannels;
+  header.levels = container::DeriveLevels(header.layout.width, header.layout.height, header.large_tiles);
   header.max_k = options.k;
   HOLO_ASSIGN_OR_RETURN(AssetLayout layout, AssetLayout::Create(header, plan.resolve));
   if (options.variance) {
@@ -638,9 +645,9 @@ Result<Trial> EncodeWith(const pixels::Picture& picture, BasisPlan plan, const E
                   precision.progress_to, precision.moves));
     return Assemble(header, plan, tiles, k, kFinalSlope);
   }
-  // Find a step whose file is a little too large, then trim it; what is trimmed is missed in some places more than in others.
-  // Bytes go about as step^-1.3, and from the second round on as the last two tell.
-  constexpr double kAim = 1.01;
+  // Find a step whose file just fits, as what has to be trimmed is missed in some places more than in others. Bytes go about
+  // as step^-1.3, and from the second round on as the last two tell.
+  constexpr double kAim = 0.997;
   const auto limit = static_cast<double>(*options.max_bytes);
   double exponent = -1.3;
   double last_step = 0;
@@ -654,7 +661,7 @@ Result<Trial> EncodeWith(const pixels::Picture& picture, BasisPlan plan, const E
     HOLO_ASSIGN_OR_RETURN(Trial trial, Assemble(header, plan, tiles, k, kFinalSlope));
     const double ratio = static_cast<double>(trial.encoded.file.size()) / limit;
     const bool at_the_end = ratio > 1 ? step >= kLargestStep : step <= kSmallestStep;
-    if (round == 5 || at_the_end || (ratio > 0.995 && ratio < 1.03)) {
+    if (round == 5 || at_the_end || (ratio > 0.994 && ratio <= (round < 3 ? 1.0 : 1.02))) {
       return Trim(header, plan, tiles, k, std::move(trial), *options.max_bytes);
     }
     if (round > 0 && step != last_step) {
@@ -697,7 +704,7 @@ Result<std::uint64_t> MoveAgainstErrors(const pixels::Picture& picture, const st
     HOLO_RETURN_IF_ERROR(decoder.AddChunk(chunk.id, bytes));
   }
   std::uint64_t count = 0;
-  constexpr std::uint32_t kRows = 8 * container::kTilePatches;
+  constexpr std::uint32_t kRows = 256;
   for (std::uint32_t y = 0; y < picture.height(); y += kRows) {
     const pixels::Rect part{0, y, picture.width(), std::min(kRows, picture.height() - y)};
     HOLO_ASSIGN_OR_RETURN(const pixels::Picture shown, render::Render(decoder, {part, 0, 0}, threads));

@@ -111,10 +111,10 @@ std::vector<float> StepsOf(const container::AssetHeader& header, const GroupLayo
 
 TileShape ShapeOf(const container::Level& level, std::uint32_t tile) {
   TileShape shape;
-  shape.first_column = tile % level.tiles_x * container::kTilePatches;
-  shape.first_row = tile / level.tiles_x * container::kTilePatches;
-  shape.columns = std::min(container::kTilePatches, level.patches_x - shape.first_column);
-  shape.rows = std::min(container::kTilePatches, level.patches_y - shape.first_row);
+  shape.first_column = tile % level.tiles_x * level.tile_patches;
+  shape.first_row = tile / level.tiles_x * level.tile_patches;
+  shape.columns = std::min(level.tile_patches, level.patches_x - shape.first_column);
+  shape.rows = std::min(level.tile_patches, level.patches_y - shape.first_row);
   return shape;
 }
 

@@ -63,7 +63,7 @@ struct AssetLayout {
 [[nodiscard]] std::vector<float> StepsOf(const container::AssetHeader& header, const GroupLayout& group,
                                          const container::Level& level);
 
-// Patches in the tile: 32 x 32, fewer at the right and bottom edges.
+// Patches in the tile: Level::tile_patches each way, fewer at the right and bottom edges.
 struct TileShape {
   std::uint32_t first_column = 0;
   std::uint32_t first_row = 0;

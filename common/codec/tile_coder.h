@@ -36,7 +36,7 @@ struct Quantiser {
 inline constexpr int kMaxPlanes = 28;
 
 // Patches in a row of a tile.
-inline constexpr std::size_t kMaxTileColumns = 32;
+inline constexpr std::size_t kMaxTileColumns = 64;
 
 inline constexpr std::size_t kNoBand = static_cast<std::size_t>(-1);
 

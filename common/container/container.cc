@@ -94,12 +94,12 @@ Result<AssetHeader> ParseBody(bytes::ByteReader& reader) {
   HOLO_ASSIGN_OR_RETURN(header.layout.channels,
                         ReadLimited<std::uint32_t>(reader, 1, pixels::kMaxChannels, "channels"));
   HOLO_ASSIGN_OR_RETURN(const std::uint8_t flags, reader.ReadU8());
-  if ((flags & 0x80) != 0) return Fail(Code::kDataLoss, "asset header: expected reserved flags to be 0");
   header.layout.sample_type = static_cast<pixels::SampleType>(flags & 1);
   header.layout.has_alpha = (flags & 2) != 0;
   header.layout.color_model = static_cast<pixels::ColorModel>(flags >> 2 & 3);
   header.color_transform = static_cast<ColorTransform>(flags >> 4 & 3);
   header.lapped = (flags & 0x40) == 0;
+  header.large_tiles = (flags & 0x80) != 0;
   if (auto valid = pixels::Validate(header.layout); !valid) return Fail(Code::kDataLoss, valid.error().message);
   if (header.color_transform != ColorTransform::kNone &&
       (header.color_transform != ColorTransform::kYCbCr || header.layout.color_model != pixels::ColorModel::kRgb)) {
@@ -148,7 +148,7 @@ Result<AssetHeader> ParseBody(bytes::ByteReader& reader) {
   HOLO_ASSIGN_OR_RETURN(const std::span<const std::uint8_t> icc, reader.ReadSpan(icc_bytes));
   header.metadata.icc_profile.assign(icc.begin(), icc.end());
   HOLO_RETURN_IF_ERROR(reader.ExpectEnd());
-  header.levels = DeriveLevels(header.layout.width, header.layout.height);
+  header.levels = DeriveLevels(header.layout.width, header.layout.height, header.large_tiles);
   return header;
 }
 
@@ -234,7 +234,7 @@ Result<void> CheckPreamble(std::span<const std::uint8_t> bytes) {
 
 }  // namespace
 
-std::vector<Level> DeriveLevels(std::uint32_t width, std::uint32_t height) {
+std::vector<Level> DeriveLevels(std::uint32_t width, std::uint32_t height, bool large_tiles) {
   std::vector<Level> levels;
   std::uint32_t px_per_sample = 1;
   for (bool top = false;;) {
@@ -244,8 +244,9 @@ std::vector<Level> DeriveLevels(std::uint32_t width, std::uint32_t height) {
     level.patch_px = levels.empty() ? 8 : top ? 1 : 4;
     level.patches_x = CeilDiv(width, level.patch_px);
     level.patches_y = CeilDiv(height, level.patch_px);
-    level.tiles_x = CeilDiv(level.patches_x, kTilePatches);
-    level.tiles_y = CeilDiv(level.patches_y, kTilePatches);
+    level.tile_patches = large_tiles ? kLargeTilePatches : kTilePatches;
+    level.tiles_x = CeilDiv(level.patches_x, level.tile_patches);
+    level.tiles_y = CeilDiv(level.patches_y, level.tile_patches);
     level.px_per_sample = px_per_sample;
     levels.push_back(level);
     if (top) return levels;
@@ -258,7 +259,7 @@ std::vector<Level> DeriveLevels(std::uint32_t width, std::uint32_t height) {
 
 pixels::Rect AssetHeader::TileRect(std::uint32_t level_index, std::uint32_t tile) const {
   const Level& level = levels[level_index];
-  const std::uint64_t tile_px = std::uint64_t{kTilePatches} * level.patch_px * level.px_per_sample;
+  const std::uint64_t tile_px = std::uint64_t{level.tile_patches} * level.patch_px * level.px_per_sample;
   const std::uint64_t x = tile % level.tiles_x * tile_px;
   const std::uint64_t y = tile / level.tiles_x * tile_px;
   return {static_cast<std::uint32_t>(x), static_cast<std::uint32_t>(y),
@@ -273,7 +274,7 @@ std::uint32_t AssetHeader::ReachPx(std::uint32_t level_index) const {
 
 AssetHeader::TileRange AssetHeader::TilesTouching(std::uint32_t level_index, const pixels::Rect& region) const {
   const Level& level = levels[level_index];
-  const std::uint64_t tile_px = std::uint64_t{kTilePatches} * level.patch_px * level.px_per_sample;
+  const std::uint64_t tile_px = std::uint64_t{level.tile_patches} * level.patch_px * level.px_per_sample;
   const std::uint64_t reach = ReachPx(level_index);
   const std::uint64_t left = region.x > reach ? region.x - reach : 0;
   const std::uint64_t top = region.y > reach ? region.y - reach : 0;
@@ -294,7 +295,8 @@ std::vector<std::uint8_t> SerializeHeader(const AssetHeader& header) {
   body.WriteU8(
       static_cast<std::uint8_t>(static_cast<unsigned>(header.layout.sample_type) | (header.layout.has_alpha ? 2u : 0u) |
                                 static_cast<unsigned>(header.layout.color_model) << 2 |
-                                static_cast<unsigned>(header.color_transform) << 4 | (header.lapped ? 0u : 0x40u)));
+                                static_cast<unsigned>(header.color_transform) << 4 | (header.lapped ? 0u : 0x40u) |
+                                (header.large_tiles ? 0x80u : 0u)));
   body.WriteU8(header.metadata.source_orientation);
   body.WriteF32(header.base_step);
   body.WriteF32(header.visual_weight);

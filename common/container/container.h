@@ -1,7 +1,7 @@
 // The .holo file: header, index and chunks, in the order in which they are worth sending. See FORMAT.md.
 //
 // An asset is a pyramid of levels. Level 0 is the picture; the channel means of its patches are the picture of level 1,
-// and so on; the top level is coded whole. A level is cut into tiles of 32 x 32 patches, a tile's coefficients into
+// and so on; the top level is coded whole. A level is cut into tiles of patches, a tile's coefficients into
 // layers of rising quality. A *chunk* is one (level, tile, layer): the unit that is stored, indexed, sent and cached.
 // A chunk can be decoded once all lower layers of its (level, tile) are there. Not every chunk exists.
 //
@@ -24,7 +24,9 @@
 namespace holo::container {
 
 inline constexpr std::uint8_t kFormatVersion = 3;
-inline constexpr std::uint32_t kTilePatches = 32;  // a tile is 32 x 32 patches
+// A tile is so many patches wide and high: the larger ones take fewer bytes, the smaller ones fit a view better.
+inline constexpr std::uint32_t kTilePatches = 32;
+inline constexpr std::uint32_t kLargeTilePatches = 64;
 inline constexpr std::uint32_t kMaxLevels = 16;
 inline constexpr std::uint32_t kMaxLayers = 64;
 inline constexpr std::size_t kMaxHeaderBytes = 32u << 20;
@@ -51,7 +53,8 @@ struct Level {
   std::uint32_t patch_px = 0;   // 8 for level 0, 4 above, 1 for the top level (coded whole)
   std::uint32_t patches_x = 0;  // ceil(width / patch_px)
   std::uint32_t patches_y = 0;
-  std::uint32_t tiles_x = 0;  // ceil(patches_x / kTilePatches)
+  std::uint32_t tile_patches = kTilePatches;
+  std::uint32_t tiles_x = 0;  // ceil(patches_x / tile_patches)
   std::uint32_t tiles_y = 0;
   std::uint32_t px_per_sample = 1;  // level-0 pixels that one sample of this level spans
 
@@ -75,6 +78,7 @@ struct AssetHeader {
   pixels::Layout layout;
   pixels::Metadata metadata;
   ColorTransform color_transform = ColorTransform::kNone;
+  bool large_tiles = false;    // kLargeTilePatches instead of kTilePatches, on all levels
   bool lapped = true;          // samples are filtered across the borders of patches: see codec/FORMAT.md
   float base_step = 1.0f;      // quantiser step of level 0, in sample units
   float visual_weight = 0.0f;  // how much coarser fine detail is quantised: see codec/FORMAT.md; 0: not at all
@@ -97,7 +101,7 @@ struct AssetHeader {
 };
 
 // Levels of a picture of that size; sizes as Validate(Layout) allows.
-[[nodiscard]] std::vector<Level> DeriveLevels(std::uint32_t width, std::uint32_t height);
+[[nodiscard]] std::vector<Level> DeriveLevels(std::uint32_t width, std::uint32_t height, bool large_tiles = false);
 
 // The header's own bytes (what a server sends on open) and back. ParseHeader refuses trailing bytes.
 [[nodiscard]] std::vector<std::uint8_t> SerializeHeader(const AssetHeader& header);

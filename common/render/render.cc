@@ -170,10 +170,10 @@ class LevelRows {
   // Points the patches of patch row `y` to their coefficients of group `g` below `limit`.
   void AddCoefficients(std::size_t g, std::uint32_t y, std::uint32_t limit, std::uint32_t count,
                        transform::PatchSum* sums) const {
-    const std::uint32_t tile_row = y / container::kTilePatches;
+    const std::uint32_t tile_row = y / level_.tile_patches;
     for (std::uint32_t x = patches_.x0; x < patches_.x1;) {
-      const std::uint32_t tile_column = x / container::kTilePatches;
-      const std::uint32_t end = std::min((tile_column + 1) * container::kTilePatches, patches_.x1);
+      const std::uint32_t tile_column = x / level_.tile_patches;
+      const std::uint32_t end = std::min((tile_column + 1) * level_.tile_patches, patches_.x1);
       const codec::TilePatches* tile = renderer_.Find(level_index_, tile_row * level_.tiles_x + tile_column);
       if (tile == nullptr) {
         x = end;
@@ -241,8 +241,8 @@ void Renderer::Prepare(std::uint32_t level_index, Window patches) {
   std::vector<Decoder::State::TileId> missing;
   for (std::uint32_t l = level_index;; ++l) {
     const container::Level& level = LevelAt(l);
-    for (std::uint32_t ty = patches.y0 / container::kTilePatches; ty * container::kTilePatches < patches.y1; ++ty) {
-      for (std::uint32_t tx = patches.x0 / container::kTilePatches; tx * container::kTilePatches < patches.x1; ++tx) {
+    for (std::uint32_t ty = patches.y0 / level.tile_patches; ty * level.tile_patches < patches.y1; ++ty) {
+      for (std::uint32_t tx = patches.x0 / level.tile_patches; tx * level.tile_patches < patches.x1; ++tx) {
         const std::uint32_t tile = ty * level.tiles_x + tx;
         if (!tiles_[l].contains(tile)) missing.push_back({l, tile});
       }
@@ -306,9 +306,9 @@ void Renderer::Stream(std::uint32_t level_index, std::uint32_t reduction, const 
   }
   // Rows of tiles whose coefficients are held at a time.
   constexpr std::uint32_t kPatches = 1u << 17;
-  const std::uint32_t tile_rows = std::max(1u, kPatches / container::kTilePatches / patches.width());
+  const std::uint32_t tile_rows = std::max(1u, kPatches / level.tile_patches / patches.width());
   for (std::uint32_t y = patches.y0; y < patches.y1;) {
-    const std::uint32_t end = std::min((y / container::kTilePatches + tile_rows) * container::kTilePatches, patches.y1);
+    const std::uint32_t end = std::min((y / level.tile_patches + tile_rows) * level.tile_patches, patches.y1);
     Prepare(level_index, {patches.x0, y, patches.x1, end});
     codec::ForEach(threads_, columns.size(), [&](std::size_t i) {
       const Window& part = columns[i].first;
@@ -316,7 +316,7 @@ void Renderer::Stream(std::uint32_t level_index, std::uint32_t reduction, const 
           end, [&](std::uint32_t row, const float* const* rows) { store(part.x0, part.width(), row, rows); });
     });
     y = end;
-    Forget(level_index, y / container::kTilePatches);
+    Forget(level_index, y / level.tile_patches);
   }
 }
 
