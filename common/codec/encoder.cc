@@ -23,7 +23,7 @@ using transform::Plane;
 constexpr double kFinalSlope = 0.6;
 // The slope of a layer counted from the last one, 0: the last layers hold most of the bytes, so they are cut finer.
 double LayerSlope(std::uint32_t from_last) {
-  constexpr std::uint32_t kFineLayers = 4;
+  constexpr std::uint32_t kFineLayers = 8;
   const std::uint32_t fine = std::min(from_last, kFineLayers);
   return kFinalSlope * std::exp2(fine + 2.0 * (from_last - fine));
 }

@@ -24,6 +24,7 @@ struct Tile {
 
 const Tile kTiles[] = {
     {"a whole tile of a picture", TileKind::kPicture, 32, 32, {63, 63, 63}},
+    {"a large one", TileKind::kPicture, 64, 35, {63, 63}},
     {"a narrow one", TileKind::kPicture, 5, 17, {63, 63, 63}},
     {"few dimensions", TileKind::kPicture, 19, 4, {11, 3}},
     {"one group", TileKind::kPicture, 16, 9, {64}},

@@ -76,6 +76,12 @@ TEST_CASE("a header's bytes give the header back") {
   unlapped.lapped = false;
   const std::vector<std::uint8_t> serialised = SerializeHeader(unlapped);
   CHECK_FALSE(ParseHeader(serialised).value().lapped);
+  CHECK_FALSE(parsed.large_tiles);
+  AssetHeader large = SmallHeader();
+  large.large_tiles = true;
+  const AssetHeader parsed_large = ParseHeader(SerializeHeader(large)).value();
+  CHECK(parsed_large.large_tiles);
+  CHECK(parsed_large.levels.front().tile_count() == 2);
   CHECK(parsed.metadata == header.metadata);
   CHECK(parsed.base_step == header.base_step);
   CHECK(parsed.layer_count == header.layer_count);
@@ -181,6 +187,13 @@ TEST_CASE("tiles and what they touch") {
   CHECK(border.x0 == 0);
   CHECK(border.x1 == 1);
   CHECK(border.y1 == 1);
+  AssetHeader large = header;
+  large.large_tiles = true;
+  large.levels = DeriveLevels(700, 300, true);
+  CHECK(large.TileRect(0, 1) == pixels::Rect{512, 0, 188, 300});
+  CHECK(large.TileRect(1, 0) == pixels::Rect{0, 0, 700, 300});
+  CHECK(large.TilesTouching(0, {258, 100, 50, 155}).x1 == 0);
+  CHECK(large.TilesTouching(0, {500, 100, 9, 50}).x1 == 1);
 }
 
 }  // namespace
