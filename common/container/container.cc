@@ -33,26 +33,31 @@ double DecodeDistortion(std::uint8_t code) {
   return code == 0 ? 0 : std::exp2(code / 5.0 - 6);
 }
 
-// A page: the chunks of one layer for up to kPageTiles consecutive tiles of one level, in stored order.
-struct PageId {
-  std::uint8_t layer;
-  std::uint8_t level;
-  std::uint32_t first_tile;
-  std::uint32_t tile_count;
-};
+std::uint64_t TilesOfAllLevels(const AssetHeader& header) {
+  std::uint64_t tiles = 0;
+  for (const Level& level : header.levels) tiles += level.tile_count();
+  return tiles;
+}
 
-std::vector<PageId> ListPages(const AssetHeader& header) {
-  std::vector<PageId> pages;
+// Visits the pages in their order: `visit(tiles)` with the chunks, there or not, of up to kPageTiles tiles that follow one
+// another in one layer, from the top level down. Stops where it fails.
+template <typename Visit>
+Result<void> ForEachPage(const AssetHeader& header, const Visit& visit) {
+  std::vector<ChunkId> tiles;
   for (std::uint32_t layer = 0; layer < header.layer_count; ++layer) {
-    for (std::size_t level = header.levels.size(); level-- > 0;) {
-      const std::uint32_t tiles = header.levels[level].tile_count();
-      for (std::uint32_t first = 0; first < tiles; first += kPageTiles) {
-        pages.push_back({static_cast<std::uint8_t>(layer), static_cast<std::uint8_t>(level), first,
-                         std::min(kPageTiles, tiles - first)});
+    ChunkId next = {static_cast<std::uint8_t>(layer), static_cast<std::uint8_t>(header.levels.size() - 1), 0};
+    for (std::uint64_t left = TilesOfAllLevels(header); left > 0; left -= tiles.size()) {
+      tiles.clear();
+      while (tiles.size() < std::min<std::uint64_t>(kPageTiles, left)) {
+        tiles.push_back(next);
+        if (++next.tile < header.levels[next.level].tile_count()) continue;
+        next.tile = 0;
+        --next.level;
       }
+      HOLO_RETURN_IF_ERROR(visit(std::span<const ChunkId>(tiles)));
     }
   }
-  return pages;
+  return {};
 }
 
 template <typename T>
@@ -403,9 +408,9 @@ Result<AssetReader> AssetReader::Open(std::shared_ptr<const ByteSource> source) 
 
   reader.pages_ = std::make_shared<Pages>();
   constexpr std::uint64_t kMaxFileBytes = std::uint64_t{1} << 48;
-  for (const PageId& id : ListPages(reader.header_)) {
+  const auto read_page = [&](std::span<const ChunkId> tiles) -> Result<void> {
     HOLO_ASSIGN_OR_RETURN(const std::uint64_t table_bytes, entries.ReadVarint(kPageTiles * 8));
-    if (table_bytes == 0) continue;
+    if (table_bytes == 0) return {};
     HOLO_ASSIGN_OR_RETURN(const std::uint64_t data_bytes, entries.ReadVarint(kPageTiles * kMaxChunkBytes));
     auto page = std::make_unique<Pages::Page>();
     page->offset = offset;
@@ -415,19 +420,19 @@ Result<AssetReader> AssetReader::Open(std::shared_ptr<const ByteSource> source) 
     if (offset > kMaxFileBytes) return Fail(Code::kDataLoss, "asset directory: expected at most 2^48 bytes in all");
     page->whole = offset <= file.size();
     const std::uint64_t data_offset = page->offset + table_bytes + 4;
-    if (data_offset > file.size()) continue;  // the file ends before this page's chunks
+    if (data_offset > file.size()) return {};  // the file ends before this page's chunks
 
     std::vector<std::uint8_t> table(table_bytes + 4);
     HOLO_RETURN_IF_ERROR(file.ReadAt(page->offset, table));
     raw.insert(raw.end(), table.begin(), table.end());
     bytes::ByteReader rows(table, "asset index");
     std::uint64_t used = 0;
-    for (std::uint32_t tile = 0; tile < id.tile_count; ++tile) {
+    for (const ChunkId& id : tiles) {
       HOLO_ASSIGN_OR_RETURN(const std::uint64_t size, rows.ReadVarint(kMaxChunkBytes));
       if (size == 0) continue;
       HOLO_ASSIGN_OR_RETURN(const std::uint8_t distortion, rows.ReadU8());
       ChunkInfo chunk;
-      chunk.id = {id.layer, id.level, id.first_tile + tile};
+      chunk.id = id;
       chunk.offset = data_offset + used;
       chunk.size_bytes = static_cast<std::uint32_t>(size);
       chunk.distortion = DecodeDistortion(distortion);
@@ -443,7 +448,9 @@ Result<AssetReader> AssetReader::Open(std::shared_ptr<const ByteSource> source) 
                                        std::to_string(data_bytes) + " bytes, found " + std::to_string(used));
     }
     reader.pages_->all.push_back(std::move(page));
-  }
+    return {};
+  };
+  HOLO_RETURN_IF_ERROR(ForEachPage(reader.header_, read_page));
   HOLO_RETURN_IF_ERROR(entries.ExpectEnd());
   reader.expected_file_bytes_ = offset;
   if (file.size() > offset) {
@@ -502,44 +509,39 @@ Result<std::vector<std::uint8_t>> SerializeAsset(const AssetHeader& header,
   for (const auto& bytes : embedded_bases) directory.WriteVarint(bytes.size());
   bytes::ByteWriter pages;
   auto next = chunks.begin();
-  for (const PageId& id : ListPages(header)) {
-    auto end = next;
-    while (end != chunks.end() && end->id.layer == id.layer && end->id.level == id.level &&
-           end->id.tile - id.first_tile < id.tile_count) {
-      ++end;
-    }
-    if (end == next) {
-      directory.WriteVarint(0);
-      continue;
-    }
+  const auto write_page = [&](std::span<const ChunkId> tiles) -> Result<void> {
     bytes::ByteWriter table;
     std::uint64_t data_bytes = 0;
-    for (std::uint32_t tile = id.first_tile; tile < id.first_tile + id.tile_count; ++tile) {
-      const auto chunk = std::find_if(next, end, [tile](const ChunkData& c) { return c.id.tile == tile; });
-      if (chunk == end || chunk->bytes.empty()) {
-        table.WriteVarint(0);
-        continue;
-      }
-      if (chunk->bytes.size() > kMaxChunkBytes) {
+    const auto first = next;
+    for (const ChunkId& id : tiles) {
+      const bool here = next != chunks.end() && next->id == id;
+      const std::size_t size = here ? next->bytes.size() : 0;
+      if (size > kMaxChunkBytes) {
         return Fail(Code::kResourceExhausted, "asset: expected chunks of at most " + std::to_string(kMaxChunkBytes) +
-                                                  " bytes, found " + std::to_string(chunk->bytes.size()));
+                                                  " bytes, found " + std::to_string(size));
       }
-      table.WriteVarint(chunk->bytes.size());
-      table.WriteU8(EncodeDistortion(chunk->distortion));
-      data_bytes += chunk->bytes.size();
+      table.WriteVarint(size);
+      if (size > 0) table.WriteU8(EncodeDistortion(next->distortion));
+      data_bytes += size;
+      if (here) ++next;
+    }
+    if (data_bytes == 0) {
+      directory.WriteVarint(0);
+      return {};
     }
     directory.WriteVarint(table.size());
     directory.WriteVarint(data_bytes);
     std::uint32_t crc = bytes::Crc32(table.bytes());
-    for (auto chunk = next; chunk != end; ++chunk) crc = bytes::Crc32(chunk->bytes, crc);
+    for (auto chunk = first; chunk != next; ++chunk) crc = bytes::Crc32(chunk->bytes, crc);
     pages.WriteSpan(table.bytes());
     pages.WriteU32(crc);
-    for (auto chunk = next; chunk != end; ++chunk) {
+    for (auto chunk = first; chunk != next; ++chunk) {
       pages.WriteSpan(chunk->bytes);
       chunk->bytes = {};
     }
-    next = end;
-  }
+    return {};
+  };
+  HOLO_RETURN_IF_ERROR(ForEachPage(header, write_page));
   if (next != chunks.end()) return Fail(Code::kInternal, "asset: a chunk outside the header's levels, tiles or layers");
   bytes::ByteWriter out;
   out.WriteSpan(SerializeHeader(header));

@@ -95,23 +95,37 @@ TEST_CASE("a header's bytes give the header back") {
 }
 
 TEST_CASE("a file gives every chunk back, in sending order") {
-  const AssetHeader header = SmallHeader();
-  const std::vector<ChunkData> chunks = SomeChunks(header);
-  const auto reader = AssetReader::Open(SourceOf(SerializeAsset(header, {}, chunks).value())).value();
-  CHECK_FALSE(reader.is_truncated());
-  CHECK(reader.chunks().size() == chunks.size());
-  CHECK(std::is_sorted(reader.chunks().begin(), reader.chunks().end(),
-                       [](const ChunkInfo& a, const ChunkInfo& b) { return a.id < b.id && a.offset < b.offset; }));
-  CHECK(reader.chunks().front().id.level == header.levels.size() - 1);
-  for (const ChunkData& chunk : chunks) {
-    const ChunkInfo* info = reader.FindChunk(chunk.id);
-    REQUIRE(info != nullptr);
-    CHECK(reader.ReadChunk(*info).value() == chunk.bytes);
-    CHECK(info->distortion / chunk.distortion > 0.93);
-    CHECK(info->distortion / chunk.distortion < 1.07);
+  AssetHeader wide = SmallHeader();  // pages begin on one level and end on the next
+  wide.layout.width = 9000;
+  wide.layout.height = 2000;
+  wide.levels = DeriveLevels(9000, 2000);
+  REQUIRE(wide.levels[0].tile_count() > 200);
+  for (const AssetHeader& header : {SmallHeader(), wide}) {
+    CAPTURE(header.layout.width);
+    const std::vector<ChunkData> chunks = SomeChunks(header);
+    const std::vector<std::uint8_t> file = SerializeAsset(header, {}, chunks).value();
+    const auto reader = AssetReader::Open(SourceOf(file)).value();
+    CHECK_FALSE(reader.is_truncated());
+    CHECK(reader.chunks().size() == chunks.size());
+    CHECK(std::is_sorted(reader.chunks().begin(), reader.chunks().end(),
+                         [](const ChunkInfo& a, const ChunkInfo& b) { return a.id < b.id && a.offset < b.offset; }));
+    CHECK(reader.chunks().front().id.level == header.levels.size() - 1);
+    std::size_t bytes = SerializeHeader(header).size();
+    for (const ChunkData& chunk : chunks) {
+      const ChunkInfo* info = reader.FindChunk(chunk.id);
+      REQUIRE(info != nullptr);
+      CHECK(reader.ReadChunk(*info).value() == chunk.bytes);
+      CHECK(info->distortion / chunk.distortion > 0.93);
+      CHECK(info->distortion / chunk.distortion < 1.07);
+      bytes += chunk.bytes.size();
+    }
+    CHECK(reader.FindChunk({2, 0, 0}) == nullptr);
+    CHECK(reader.header_bytes() == SerializeHeader(header));
+    // What says where a chunk is takes three bytes, one where there is none, and eight for a page.
+    std::size_t tiles = 0;
+    for (const Level& level : header.levels) tiles += level.tile_count() * header.layer_count;
+    CHECK(file.size() - bytes < 2 * chunks.size() + tiles + 8 * (tiles / 64 + header.layer_count) + 10);
   }
-  CHECK(reader.FindChunk({2, 0, 0}) == nullptr);
-  CHECK(reader.header_bytes() == SerializeHeader(header));
 }
 
 TEST_CASE("embedded bases are found by hash, and only those that the header names are taken") {
