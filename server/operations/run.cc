@@ -110,6 +110,21 @@ Result<std::vector<std::string>> ApiKeys(const ServerOptions& options) {
   return keys;
 }
 
+// A line of the log stays one, whatever a client's request made of it: control characters are written as \xNN.
+std::string InOneLine(std::string_view text) {
+  constexpr std::string_view kDigits = "0123456789abcdef";
+  std::string line;
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte >= 0x20 && byte != 0x7f) {
+      line += c;
+    } else {
+      line += {'\\', 'x', kDigits[byte >> 4], kDigits[byte & 15]};
+    }
+  }
+  return line;
+}
+
 // Null without models.
 Result<std::unique_ptr<completion::Service>> OpenModels(const ServerOptions& options, spdlog::logger& log) {
   if (options.models.empty()) return nullptr;
@@ -126,7 +141,7 @@ Result<std::unique_ptr<completion::Service>> OpenModels(const ServerOptions& opt
   settings.limits.max_queued = options.max_queue;
   settings.limits.memory_bytes = options.model_memory_mib << 20;
   settings.limits.prompt_tokens = options.prompt_chunk;
-  settings.log = [&log](const std::string& line) { log.warn(line); };
+  settings.log = [&log](const std::string& line) { log.warn(InOneLine(line)); };
   std::vector<std::shared_ptr<const completion::Model>> models;
   for (const std::string& given : options.models) {
     // "NAME=PATH"; a path may have an equals sign itself where it has a slash before it.
@@ -158,7 +173,7 @@ Result<void> Serve(const ServerOptions& options, const Signals& signals, spdlog:
   if (!http_address.enabled && !grpc_address.enabled) {
     return Fail(Code::kInvalidArgument, "expected HTTP or gRPC to be on, found both off");
   }
-  const auto log_line = [&log](const std::string& line) { log.info(line); };
+  const auto log_line = [&log](const std::string& line) { log.info(InOneLine(line)); };
 
   assets::Options store_options;
   store_options.folder = options.store;
@@ -229,6 +244,7 @@ Result<void> Serve(const ServerOptions& options, const Signals& signals, spdlog:
     grpc_options.port = grpc_address.port;
     grpc_options.texts = texts.get();
     grpc_options.keys = completion::ApiKeys(api_keys);
+    grpc_options.log = log_line;
     HOLO_ASSIGN_OR_RETURN(grpc, transports::grpc_transport::Server::Start(grpc_options, *store, service));
   }
 

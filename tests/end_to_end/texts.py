@@ -377,6 +377,8 @@ def hostile_requests_are_refused_and_cost_nothing(folder, a):
             half.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
         status, _, answer = server.ask("/v1/completions", {"prompt": "x", "max_tokens": 1})
         check(status == 200, f"expected the server to go on, found {status} {answer}")
+        server.ask("/v1/completions", {"model": "x\nforged \x1b[31m", "prompt": "x"})
+        check("x\\x0aforged \\x1b[31m" in server.output(), f"expected one line of the log, found {server.output()}")
 
 
 if __name__ == "__main__":

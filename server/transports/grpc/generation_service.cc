@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <utility>
@@ -131,12 +132,30 @@ v1::GenerateResponse ToResponse(const completion::Usage& usage) {
   return response;
 }
 
+// What the log, and the client's metadata, call a call.
+struct CallName {
+  std::function<void(const std::string&)> log;  // or none
+  std::string id;
+  std::string about;  // the method and who called it
+
+  static CallName Make(::grpc::CallbackServerContext& context, std::function<void(const std::string&)> log,
+                       const char* method) {
+    CallName name = {std::move(log), "call-" + completion::RandomLetters(24),
+                     std::string(" /holo.v1.Generation/") + method + " from " + context.peer() + ": "};
+    context.AddInitialMetadata("x-request-id", name.id);
+    return name;
+  }
+  void Log(const std::string& what) const {
+    if (log) log(id + about + what);
+  }
+};
+
 // One call that writes text. It owns itself until OnDone; callbacks of replies hold it weakly. One write is in flight at
 // most, and no lock is held while gRPC is called.
 template <typename Reactor>
 class TextReactor : public Reactor, public std::enable_shared_from_this<TextReactor<Reactor>> {
  public:
-  explicit TextReactor(LiveCalls& live) : live_(live) { live_.Add(); }
+  TextReactor(LiveCalls& live, CallName name) : live_(live), name_(std::move(name)) { live_.Add(); }
 
   void OnWriteDone(bool ok) override {
     {
@@ -170,6 +189,7 @@ class TextReactor : public Reactor, public std::enable_shared_from_this<TextReac
  protected:
   // Nothing more comes after the reply, or at once with an error.
   void End(Error error) {
+    name_.Log(ToString(error).substr(0, 200));
     {
       const std::lock_guard lock(mutex_);
       if (!end_) end_ = ToStatus(error);
@@ -184,6 +204,7 @@ class TextReactor : public Reactor, public std::enable_shared_from_this<TextReac
       if (const auto self = weak.lock()) self->Pump();
     });
     if (!reply) return End(std::move(reply).error());
+    name_.Log(std::to_string((*reply)->usage().prompt_tokens) + " prompt tokens");
     {
       const std::lock_guard lock(mutex_);
       reply_ = std::move(*reply);
@@ -246,6 +267,7 @@ class TextReactor : public Reactor, public std::enable_shared_from_this<TextReac
 
   std::shared_ptr<TextReactor> self_;
   LiveCalls& live_;
+  const CallName name_;
 
   std::mutex mutex_;
   std::shared_ptr<Reply> reply_;               // guarded by mutex_, and so is what follows
@@ -265,8 +287,8 @@ class GenerateReactor final : public TextReactor<::grpc::ServerWriteReactor<v1::
 
   static GenerateReactor* Make(::grpc::CallbackServerContext* context, const v1::GenerateRequest* asked,
                                const Result<std::string>& client, const std::string& owner,
-                               completion::Service& service, LiveCalls& live) {
-    const auto reactor = std::make_shared<GenerateReactor>(live);
+                               completion::Service& service, LiveCalls& live, CallName name) {
+    const auto reactor = std::make_shared<GenerateReactor>(live, std::move(name));
     reactor->self_ = reactor;
     Result<completion::Request> request = ToRequest(*asked);
     if (!client || !request) {
@@ -297,11 +319,12 @@ class GenerateReactor final : public TextReactor<::grpc::ServerWriteReactor<v1::
 
 class ChatReactor final : public TextReactor<::grpc::ServerBidiReactor<v1::ChatRequest, v1::GenerateResponse>> {
  public:
-  ChatReactor(LiveCalls& live, completion::Service& service) : TextReactor(live), service_(service) {}
+  ChatReactor(LiveCalls& live, CallName name, completion::Service& service)
+      : TextReactor(live, std::move(name)), service_(service) {}
 
   static ChatReactor* Make(::grpc::CallbackServerContext* context, const Result<std::string>& client,
-                           completion::Service& service, LiveCalls& live) {
-    const auto reactor = std::make_shared<ChatReactor>(live, service);
+                           completion::Service& service, LiveCalls& live, CallName name) {
+    const auto reactor = std::make_shared<ChatReactor>(live, std::move(name), service);
     reactor->self_ = reactor;
     if (client) {
       reactor->base_.client = *client;
@@ -454,12 +477,13 @@ template <typename Work>
 ::grpc::ServerWriteReactor<v1::GenerateResponse>* GenerationService::Generate(::grpc::CallbackServerContext* context,
                                                                               const v1::GenerateRequest* request) {
   const Result<std::string> client = Admit(*context);
-  return GenerateReactor::Make(context, request, client, client ? keys_.OwnerOf(*client) : "", service_, live_);
+  return GenerateReactor::Make(context, request, client, client ? keys_.OwnerOf(*client) : "", service_, live_,
+                               CallName::Make(*context, log_, "Generate"));
 }
 
 ::grpc::ServerBidiReactor<v1::ChatRequest, v1::GenerateResponse>* GenerationService::Chat(
     ::grpc::CallbackServerContext* context) {
-  return ChatReactor::Make(context, Admit(*context), service_, live_);
+  return ChatReactor::Make(context, Admit(*context), service_, live_, CallName::Make(*context, log_, "Chat"));
 }
 
 ::grpc::ServerUnaryReactor* GenerationService::Tokenize(::grpc::CallbackServerContext* context,

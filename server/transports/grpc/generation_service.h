@@ -3,6 +3,8 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <functional>
+
 #include "holo/v1/generation.grpc.pb.h"
 #include "server/completion/completion.h"
 #include "server/transports/grpc/live_calls.h"
@@ -11,7 +13,8 @@ namespace holo::transports::grpc_transport {
 
 class GenerationService final : public v1::Generation::CallbackService {
  public:
-  GenerationService(completion::Service& service, completion::ApiKeys keys) : service_(service), keys_(std::move(keys)) {}
+  GenerationService(completion::Service& service, completion::ApiKeys keys, std::function<void(const std::string&)> log)
+      : service_(service), keys_(std::move(keys)), log_(std::move(log)) {}
 
   ::grpc::ServerUnaryReactor* Models(::grpc::CallbackServerContext* context, const v1::ModelsRequest* request,
                                      v1::ModelsResponse* response) override;
@@ -49,6 +52,7 @@ class GenerationService final : public v1::Generation::CallbackService {
 
   completion::Service& service_;
   const completion::ApiKeys keys_;
+  const std::function<void(const std::string&)> log_;
   LiveCalls live_;
 };
 

@@ -239,7 +239,7 @@ Result<std::unique_ptr<Server>> Server::Start(const Options& options, assets::St
   builder.RegisterService(&state->service);
   builder.SetMaxReceiveMessageSize(static_cast<int>(protocol::kMaxClientMessageBytes));
   if (options.texts != nullptr) {
-    state->texts = std::make_unique<GenerationService>(*options.texts, options.keys);
+    state->texts = std::make_unique<GenerationService>(*options.texts, options.keys, options.log);
     builder.RegisterService(state->texts.get());
     // A prompt may be longer than what a picture's client says.
     builder.SetMaxReceiveMessageSize(static_cast<int>(std::max<std::size_t>(protocol::kMaxClientMessageBytes,

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -26,6 +27,7 @@ struct Options {
   int port = 50051;              // 0: any free one
   completion::Service* texts = nullptr;  // null: no models; must outlive the server
   completion::ApiKeys keys = {};         // for Generation
+  std::function<void(const std::string&)> log = {};  // a line for each call that asks for text; from any thread
 };
 
 class Server {

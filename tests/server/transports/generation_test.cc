@@ -2,6 +2,7 @@
 #include <grpcpp/grpcpp.h>
 
 #include <future>
+#include <mutex>
 
 #include "holo/v1/generation.grpc.pb.h"
 #include "server/assets/assets.h"
@@ -13,6 +14,8 @@ namespace holo::transports::grpc_transport {
 namespace {
 
 struct Fixture {
+  std::mutex log_mutex;
+  std::vector<std::string> log;  // guarded by log_mutex
   testing::TinyService tiny;
   std::unique_ptr<assets::Store> store;
   std::unique_ptr<streaming::Service> streams;
@@ -27,6 +30,10 @@ struct Fixture {
     options.port = 0;
     options.texts = tiny.service.get();
     options.keys = std::move(keys);
+    options.log = [this](const std::string& line) {
+      const std::lock_guard lock(log_mutex);
+      log.push_back(line);
+    };
     server = Server::Start(options, *store, *streams).value();
     stub = v1::Generation::NewStub(::grpc::CreateChannel("127.0.0.1:" + std::to_string(server->port()),
                                                          ::grpc::InsecureChannelCredentials()));
@@ -351,6 +358,34 @@ TEST_CASE("a session is made, gone on with, listed, not saved without a folder, 
         StatusCode::OK);
   CHECK(StatusOf("one", [&](auto* context) { return stub.GetSession(context, get, &session); }) ==
         StatusCode::NOT_FOUND);
+}
+
+TEST_CASE("calls are logged by the id that their client is told, answered or refused") {
+  Fixture fixture;
+  v1::GenerateRequest wrong = TextOf("the old house", 3, 1);
+  wrong.set_model("another");
+  for (const v1::GenerateRequest& request : {TextOf("the old house", 3, 1), wrong}) {
+    CAPTURE(request.model());
+    ::grpc::ClientContext context;
+    const auto reader = fixture.stub->Generate(&context, request);
+    v1::GenerateResponse response;
+    while (reader->Read(&response)) {
+    }
+    const ::grpc::Status status = reader->Finish();
+    CHECK(status.ok() == request.model().empty());
+    std::string id;
+    for (const auto* metadata : {&context.GetServerInitialMetadata(), &context.GetServerTrailingMetadata()}) {
+      if (const auto found = metadata->find("x-request-id"); found != metadata->end()) {
+        id.assign(found->second.data(), found->second.size());
+      }
+    }
+    CHECK(id.starts_with("call-"));
+    const std::lock_guard lock(fixture.log_mutex);
+    REQUIRE(fixture.log.size() == 1);
+    CHECK(fixture.log.back().starts_with(id + " /holo.v1.Generation/Generate from ipv4:127.0.0.1:"));
+    CHECK(fixture.log.back().find(status.ok() ? "prompt tokens" : "another") != std::string::npos);
+    fixture.log.clear();
+  }
 }
 
 }  // namespace
