@@ -616,7 +616,9 @@ void Service::ShrinkPrefixes() {
     const std::lock_guard lock(mutex_);
     taken = scheduler_.statistics().memory_bytes;
   }
-  prefix_evictions_ += prefixes_->Shrink(options_.limits.memory_bytes - taken);
+  // Running texts wait meanwhile: where much has to go at once, it is forgotten.
+  constexpr std::size_t kMostPacked = 4;
+  prefix_evictions_ += prefixes_->Shrink(options_.limits.memory_bytes - taken, kMostPacked);
   prefix_bytes_ = prefixes_->bytes();
   prefix_packed_bytes_ = prefixes_->packed_bytes();
   prefix_restored_ = prefixes_->restored();

@@ -81,12 +81,13 @@ void PrefixCache::Pack(Node& node) {
   packed_bytes_ += node.packed.size();
 }
 
-std::size_t PrefixCache::Shrink(std::uint64_t bytes) {
+std::size_t PrefixCache::Shrink(std::uint64_t bytes, std::size_t may_pack) {
   std::size_t count = 0;
   auto next = by_use_.begin();  // those before it are packed
   while (this->bytes() > bytes) {
     while (next != by_use_.end() && !((*next)->block && (*next)->scheme->packs_smaller())) ++next;
-    if (bytes_ > bytes / 2 && next != by_use_.end()) {
+    if (bytes_ > bytes / 2 && next != by_use_.end() && may_pack > 0) {
+      --may_pack;
       Pack(**next);
       continue;
     }

@@ -24,8 +24,9 @@ class PrefixCache {
   // Keeps the full blocks.
   void Keep(std::size_t model, const generation::Memory& memory);
   // Packs and forgets what has not been used for longest, until no more than `bytes` are kept: while what is not packed
-  // has more than half of them, that is packed. How many blocks were forgotten.
-  std::size_t Shrink(std::uint64_t bytes);
+  // has more than half of them, that is packed, but no more than `may_pack` blocks, as each takes milliseconds. How many blocks
+  // were forgotten.
+  std::size_t Shrink(std::uint64_t bytes, std::size_t may_pack);
 
   // All that is kept, and of that what is packed.
   [[nodiscard]] std::uint64_t bytes() const { return bytes_ + packed_bytes_; }

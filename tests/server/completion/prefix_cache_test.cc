@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <limits>
 #include <map>
 #include <memory>
 #include <random>
@@ -13,6 +14,7 @@ namespace holo::completion {
 namespace {
 
 constexpr std::size_t kBlock = kv_cache::kBlockTokens;
+constexpr std::size_t kAny = std::numeric_limits<std::size_t>::max();
 
 TEST_CASE("what is found is what was kept, whatever has been cut off meanwhile") {
   testing::TinyService tiny;
@@ -57,11 +59,11 @@ TEST_CASE("what is found is what was kept, whatever has been cut off meanwhile")
       CHECK(other.tokens.empty());
       if (random() % 4 == 0) {
         const std::uint64_t limit = cache.bytes() / (1 + random() % 4);
-        (void)cache.Shrink(limit);
+        (void)cache.Shrink(limit, kAny);
         CHECK(cache.bytes() <= limit);
       }
     }
-    (void)cache.Shrink(0);
+    (void)cache.Shrink(0, kAny);
     CHECK(cache.bytes() == 0);
   }
 }
@@ -86,10 +88,10 @@ TEST_CASE("what has not been used for longest is cut off first, ends before begi
   const std::uint64_t one = cache.bytes();
   keep(cache, 2, 3);
   CHECK(found(cache, 1) == 3);
-  CHECK(cache.Shrink(cache.bytes() - 1) == 1);
+  CHECK(cache.Shrink(cache.bytes() - 1, kAny) == 1);
   CHECK(found(cache, 2) == 2);
   CHECK(found(cache, 1) == 3);
-  CHECK(cache.Shrink(one) == 2);
+  CHECK(cache.Shrink(one, kAny) == 2);
   CHECK(found(cache, 2) == 0);
   CHECK(found(cache, 1) == 3);
 }
@@ -134,9 +136,9 @@ TEST_CASE("blocks that pack well are packed before any is cut off, and come back
   PrefixCache cache;
   for (const std::uint32_t token : {1u, 2u}) cache.Keep(0, memory_of(token, 4));
   const std::uint64_t all = cache.bytes();
-  CHECK(cache.Shrink(all) == 0);
+  CHECK(cache.Shrink(all, kAny) == 0);
   CHECK(cache.packed_bytes() == 0);
-  CHECK(cache.Shrink(all * 3 / 4) == 0);
+  CHECK(cache.Shrink(all * 3 / 4, kAny) == 0);
   CHECK(cache.packed_bytes() > 0);
   CHECK(cache.bytes() <= all * 3 / 4);
   const generation::Memory older = memory_of(1, 4);
@@ -154,14 +156,20 @@ TEST_CASE("blocks that pack well are packed before any is cut off, and come back
   // When even that is too much, the least recent is cut off, ends first.
   std::size_t forgotten = 0;
   for (std::uint64_t limit = all; limit > 0; limit /= 2) {
-    forgotten += cache.Shrink(limit);
+    forgotten += cache.Shrink(limit, kAny);
     CHECK(cache.bytes() <= limit);
     const std::size_t left = find(cache, 2).tokens.size() / kBlock + find(cache, 1).tokens.size() / kBlock;
     CHECK(left + forgotten == 8);
   }
-  CHECK(cache.Shrink(0) + forgotten == 8);
+  CHECK(cache.Shrink(0, kAny) + forgotten == 8);
   CHECK(cache.bytes() == 0);
   CHECK(cache.packed_bytes() == 0);
+  // Where packing one is not enough, and more must not be packed, the least recent are forgotten.
+  for (const std::uint32_t token : {1u, 2u}) cache.Keep(0, memory_of(token, 4));
+  CHECK(cache.Shrink(all / 2, 1) >= 4);
+  CHECK(cache.bytes() <= all / 2);
+  CHECK(find(cache, 2).tokens.size() > 0);
+  CHECK(find(cache, 1).tokens.empty());
 }
 
 }  // namespace
