@@ -303,7 +303,6 @@ struct Layered {
   // Squared error that no layer removes; see CutPoint.
   double seen_left = 0;
   double measured_left = 0;
-  std::uint64_t chunk_bytes = 0;
   std::vector<std::size_t> passes;  // of each tile, in all layers together
 };
 
@@ -360,7 +359,6 @@ Layered CutLayers(const std::vector<CodedTile>& tiles, double final_slope, std::
       chunk.id = {static_cast<std::uint8_t>(layer), static_cast<std::uint8_t>(tile.level), tile.tile};
       chunk.distortion = end.measured_saved - reached.measured_saved;
       chunk.bytes = writer.Take();
-      out.chunk_bytes += chunk.bytes.size();
       out.chunks.push_back(std::move(chunk));
       previous_layer = static_cast<int>(layer);
       passes = end_passes;

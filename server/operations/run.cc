@@ -112,15 +112,11 @@ Result<std::vector<std::string>> ApiKeys(const ServerOptions& options) {
 
 // A line of the log stays one, whatever a client's request made of it: control characters are written as \xNN.
 std::string InOneLine(std::string_view text) {
-  constexpr std::string_view kDigits = "0123456789abcdef";
   std::string line;
   for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte >= 0x20 && byte != 0x7f) {
-      line += c;
-    } else {
-      line += {'\\', 'x', kDigits[byte >> 4], kDigits[byte & 15]};
-    }
+    const auto byte = static_cast<std::uint8_t>(c);
+    const bool is_control = byte < 0x20 || byte == 0x7f;
+    line += is_control ? "\\x" + bytes::ToHex({&byte, 1}) : std::string(1, c);
   }
   return line;
 }

@@ -141,7 +141,7 @@ struct CallName {
   static CallName Make(::grpc::CallbackServerContext& context, std::function<void(const std::string&)> log,
                        const char* method) {
     CallName name = {std::move(log), "call-" + completion::RandomLetters(24),
-                     std::string(" /holo.v1.Generation/") + method + " from " + context.peer() + ": "};
+                     std::string(" /holo.v1.Generation/") + method + " from " + PeerOf(context) + ": "};
     context.AddInitialMetadata("x-request-id", name.id);
     return name;
   }
