@@ -31,7 +31,7 @@ enum class BasisChoice : std::uint8_t {
 // What the bytes are spent for.
 enum class Tuning : std::uint8_t {
   kEye,     // what looks best: fine detail and colour differences coarser than the rest
-  kPsnr,    // the least squared error
+  kPsnr,    // PSNR 6:1:1; steps of colour differences follow from the picture
   kMsSsim,  // structural similarity of luminance on five scales; colour as coarse as bearable
 };
 

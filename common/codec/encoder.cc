@@ -1,15 +1,15 @@
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <limits>
 #include <mutex>
 #include <string>
-#include <thread>
 #include <utility>
 
 #include "common/basis/train.h"
+#include "common/codec/analysis.h"
 #include "common/codec/chunk.h"
 #include "common/codec/codec.h"
+#include "common/codec/colour_balance.h"
 #include "common/codec/layout.h"
 #include "common/render/render.h"
 
@@ -51,112 +51,6 @@ struct CodedTile {
   TileCode code;
 };
 
-// The picture, row by row of tiles, as planes ready for projection.
-class Analysis {
- public:
-  // `moves`, if not null, is added to the samples: [height][width][channels].
-  Analysis(const pixels::Picture& picture, const container::AssetHeader& header, const AssetLayout& layout,
-           const std::vector<std::int16_t>* moves = nullptr)
-      : picture_(picture), header_(header), layout_(layout), moves_(moves) {}
-
-  // The lapped planes of tile row `row` of level 0. `first_row` is set to where the row's first patch starts in them.
-  std::vector<Plane> Strip(std::uint32_t row, std::uint32_t& first_row) const {
-    const container::Level& level = header_.levels[0];
-    const std::uint32_t strip_px = level.tile_patches * level.patch_px;
-    const std::uint32_t padded_width = level.patches_x * level.patch_px;
-    const std::uint32_t padded_height = level.patches_y * level.patch_px;
-    const std::uint32_t half = level.patch_px / 2;
-    const std::uint32_t y0 = row == 0 ? 0 : row * strip_px - half;
-    const std::uint32_t y1 = std::min(row * strip_px + strip_px + half, padded_height);
-    first_row = row == 0 ? 0 : half;
-    std::vector<Plane> planes;
-    for (std::uint32_t c = 0; c < header_.layout.channels; ++c) planes.emplace_back(padded_width, y1 - y0);
-    for (std::uint32_t y = y0; y < y1; ++y) LoadRow(std::min(y, picture_.height() - 1), y - y0, planes);
-    if (header_.color_transform == container::ColorTransform::kYCbCr) {
-      transform::RgbToYCbCr(planes[0].samples.data(), planes[1].samples.data(), planes[2].samples.data(),
-                            planes[0].samples.size());
-    }
-    for (Plane& plane : planes) {
-      if (!header_.lapped) break;
-      transform::LapColumnsForward(plane, level.patch_px);
-      transform::LapRowsForward(plane, level.patch_px, row == 0 ? level.patch_px : half);
-    }
-    return planes;
-  }
-
-  // Coefficients of one tile in steps, one [patches, count] array a group; means go to `means` (planes of the next
-  // level).
-  void ProjectTile(const std::vector<Plane>& planes, std::uint32_t level_index, std::uint32_t tile,
-                   std::uint32_t first_row, std::vector<std::vector<float>>& targets, std::vector<Plane>* means) const {
-    const container::Level& level = header_.levels[level_index];
-    const TileShape shape = ShapeOf(level, tile);
-    const std::uint32_t px = level.patch_px;
-    const std::size_t area = std::size_t{px} * px;
-    targets.resize(layout_.groups.size());
-    std::vector<float> patch;
-    std::vector<float> coefficients;
-    for (std::size_t g = 0; g < layout_.groups.size(); ++g) {
-      const GroupLayout& group = layout_.groups[g];
-      const transform::Kernel& kernel = group.KernelOf(level);
-      const std::uint32_t count = group.CountOf(level);
-      std::vector<float> inverse_steps = StepsOf(header_, group, level);
-      for (float& step : inverse_steps) step = 1.0f / step;
-      targets[g].resize(std::size_t{shape.rows} * shape.columns * count);
-      patch.resize(area * group.group.channel_count);
-      coefficients.resize(kernel.count);
-      float* out = targets[g].data();
-      for (std::uint32_t row = 0; row < shape.rows; ++row) {
-        for (std::uint32_t column = 0; column < shape.columns; ++column) {
-          for (std::uint32_t c = 0; c < group.group.channel_count; ++c) {
-            const float mean =
-                transform::GatherPatch(planes[group.group.first_channel + c], (shape.first_column + column) * px,
-                                       first_row + row * px, px, patch.data() + c * area);
-            if (means != nullptr) {
-              (*means)[group.group.first_channel + c].Row(shape.first_row + row)[shape.first_column + column] = mean;
-            }
-          }
-          transform::Project(kernel, patch.data(), coefficients.data());
-          for (std::uint32_t k = 0; k < count; ++k) *out++ = coefficients[k] * inverse_steps[k];
-        }
-      }
-    }
-  }
-
- private:
-  void LoadRow(std::uint32_t y, std::uint32_t to_row, std::vector<Plane>& planes) const {
-    const float mid = MidSample(header_.layout.sample_type);
-    const std::uint32_t width = picture_.width();
-    const std::size_t channels = planes.size();
-    for (std::size_t c = 0; c < channels; ++c) {
-      float* out = planes[c].Row(to_row);
-      if (header_.layout.sample_type == pixels::SampleType::kU8) {
-        const std::uint8_t* in = picture_.RowU8(y).data() + c;
-        for (std::uint32_t x = 0; x < width; ++x) out[x] = static_cast<float>(in[x * channels]) - mid;
-      } else {
-        const std::uint16_t* in = picture_.RowU16(y).data() + c;
-        for (std::uint32_t x = 0; x < width; ++x) out[x] = static_cast<float>(in[x * channels]) - mid;
-      }
-      if (moves_ != nullptr) {
-        const std::int16_t* move = moves_->data() + std::size_t{y} * width * channels + c;
-        for (std::uint32_t x = 0; x < width; ++x) out[x] += move[x * channels];
-      }
-      std::fill(out + width, out + planes[c].width, out[width - 1]);
-    }
-  }
-
-  const pixels::Picture& picture_;
-  const container::AssetHeader& header_;
-  const AssetLayout& layout_;
-  const std::vector<std::int16_t>* moves_;
-};
-
-// Repeats the last column and row of a plane of which only `width` x `height` samples are filled.
-void ExtendEdges(Plane& plane, std::uint32_t width, std::uint32_t height) {
-  for (std::uint32_t y = 0; y < height; ++y)
-    std::fill(plane.Row(y) + width, plane.Row(y) + plane.width, plane.Row(y)[width - 1]);
-  for (std::uint32_t y = height; y < plane.height; ++y) std::copy_n(plane.Row(height - 1), plane.width, plane.Row(y));
-}
-
 // What a squared step of each coefficient of a level counts in squared error: steps are wider where the eye sees less.
 std::vector<std::vector<float>> WeightsOf(const container::AssetHeader& header, const AssetLayout& layout,
                                           const container::Level& level) {
@@ -173,98 +67,36 @@ std::vector<std::vector<float>> WeightsOf(const container::AssetHeader& header, 
   return weights;
 }
 
-// Runs `work(i)` for i in 0..count-1 on up to `threads` threads, stopping early when it returns false.
-template <typename Work>
-bool ForEach(unsigned threads, std::uint32_t count, const Work& work) {
-  std::atomic<std::uint32_t> next{0};
-  std::atomic<bool> going{true};
-  const auto run = [&] {
-    for (std::uint32_t i = next++; i < count && going; i = next++) {
-      if (!work(i)) going = false;
-    }
-  };
-  std::vector<std::jthread> pool;
-  for (unsigned t = 1; t < std::min<unsigned>(threads, count); ++t) pool.emplace_back(run);
-  run();
-  pool.clear();
-  return going;
-}
-
 // All tiles of all levels.
 Result<std::vector<CodedTile>> CodeTiles(const pixels::Picture& picture, const container::AssetHeader& header,
                                          const AssetLayout& layout, const EncodeOptions& options,
                                          const Quantiser& quantiser, double progress_from, double progress_to,
                                          const std::vector<std::int16_t>* moves = nullptr) {
   const Analysis analysis(picture, header, layout, moves);
-  std::vector<CodedTile> tiles;
-  std::vector<Plane> planes;  // of the level at hand, above level 0
-  std::mutex mutex;
+  std::vector<std::vector<std::uint32_t>> counts;               // of each level
+  std::vector<std::vector<std::vector<float>>> weights;
   std::uint64_t total_tiles = 0;
-  for (const container::Level& level : header.levels) total_tiles += level.tile_count();
-  std::uint64_t done_tiles = 0;
-  for (std::uint32_t l = 0; l < header.levels.size(); ++l) {
-    const container::Level& level = header.levels[l];
-    const TileKind kind = KindOf(header, level);
-    const std::vector<std::uint32_t> counts = layout.CountsOf(level);
-    const std::vector<std::vector<float>> weights = WeightsOf(header, layout, level);
-    const bool top = level.patch_px == 1;
-    std::vector<Plane> means;
-    if (!top) {
-      const container::Level& next = header.levels[l + 1];
-      for (std::uint32_t c = 0; c < header.layout.channels; ++c) {
-        means.emplace_back(next.patches_x * next.patch_px, next.patches_y * next.patch_px);
-      }
-    }
-    const bool finished = ForEach(l == 0 ? options.threads : 1, level.tiles_y, [&](std::uint32_t row) {
-      std::uint32_t first_row = row * level.tile_patches * level.patch_px;
-      std::vector<Plane> strip;
-      if (l == 0) strip = analysis.Strip(row, first_row);
-      for (std::uint32_t column = 0; column < level.tiles_x; ++column) {
-        CodedTile coded;
-        coded.level = l;
-        coded.tile = row * level.tiles_x + column;
-        const TileShape shape = ShapeOf(level, coded.tile);
-        std::vector<std::vector<float>> targets;
-        if (top) {
-          targets.resize(layout.groups.size());
-          for (std::size_t g = 0; g < layout.groups.size(); ++g) {
-            const container::ComponentGroup& group = layout.groups[g].group;
-            const float inverse_step = 1.0f / StepOf(header, group, level);
-            for (std::uint32_t y = 0; y < shape.rows; ++y) {
-              for (std::uint32_t x = 0; x < shape.columns; ++x) {
-                for (std::uint32_t c = 0; c < group.channel_count; ++c) {
-                  targets[g].push_back(planes[group.first_channel + c].Row(y)[x] * inverse_step);
-                }
-              }
-            }
-          }
-        } else {
-          analysis.ProjectTile(l == 0 ? strip : planes, l, coded.tile, first_row, targets, &means);
-        }
-        coded.code = EncodeTile(kind, shape.columns, shape.rows, counts, targets, weights, quantiser,
-                                options.observer);
-        const std::lock_guard lock(mutex);
-        tiles.push_back(std::move(coded));
-        ++done_tiles;
-        if (options.progress) {
-          const double fraction = static_cast<double>(done_tiles) / static_cast<double>(total_tiles);
-          if (!options.progress(progress_from + (progress_to - progress_from) * fraction)) return false;
-        }
-      }
-      return true;
-    });
-    if (!finished) return Fail(Code::kCancelled, "encoding was cancelled");
-    if (!top) {
-      const container::Level& next = header.levels[l + 1];
-      for (Plane& plane : means) {
-        ExtendEdges(plane, next.width, next.height);
-        if (!header.lapped) continue;
-        transform::LapColumnsForward(plane, next.patch_px);
-        transform::LapRowsForward(plane, next.patch_px, next.patch_px);
-      }
-      planes = std::move(means);
-    }
+  for (const container::Level& level : header.levels) {
+    counts.push_back(layout.CountsOf(level));
+    weights.push_back(WeightsOf(header, layout, level));
+    total_tiles += level.tile_count();
   }
+  std::vector<CodedTile> tiles;
+  std::mutex mutex;
+  std::uint64_t done_tiles = 0;
+  const bool finished = analysis.ForEachTile(options.threads, [&](const TileTargets& targets) {
+    const container::Level& level = header.levels[targets.level];
+    const TileShape shape = ShapeOf(level, targets.tile);
+    TileCode code = EncodeTile(KindOf(header, level), shape.columns, shape.rows, counts[targets.level], targets.groups,
+                               weights[targets.level], quantiser, options.observer);
+    const std::lock_guard lock(mutex);
+    tiles.push_back({targets.level, targets.tile, std::move(code)});
+    ++done_tiles;
+    if (!options.progress) return true;
+    const double fraction = static_cast<double>(done_tiles) / static_cast<double>(total_tiles);
+    return options.progress(progress_from + (progress_to - progress_from) * fraction);
+  });
+  if (!finished) return Fail(Code::kCancelled, "encoding was cancelled");
   return tiles;
 }
 
@@ -376,6 +208,8 @@ struct BasisPlan {
   container::AssetHeader header;
   BasisResolver resolve;
   std::vector<std::vector<std::uint8_t>> embedded;
+  // Whether the steps of Cb and Cr follow from the picture: see colour_balance.h.
+  bool balances_colour = false;
 };
 
 // How much coarser fine detail (see container::AssetHeader::visual_weight) and colour differences are quantised than
@@ -424,6 +258,7 @@ BasisPlan PlanUniversal(const pixels::Picture& picture, Tuning tuning, bool lapp
     AddGroup(header, basis->hash(), 1, chroma ? weights.chroma_step : 1.0f);
   }
   header.visual_weight = weights.visual_weight;
+  plan.balances_colour = rgb && lapped && tuning == Tuning::kPsnr;
   plan.resolve = [](const basis::Hash& hash) { return basis::FindBuiltIn(hash); };
   return plan;
 }
@@ -439,6 +274,7 @@ BasisPlan PlanWith(const pixels::Picture& picture, Tuning tuning, std::shared_pt
     header.bases.clear();
     header.groups.clear();
     header.color_transform = container::ColorTransform::kNone;
+    plan.balances_colour = false;
     AddGroup(header, basis->hash(), basis->channels(), 1.0f);
   }
   if (embed) plan.embedded.push_back(basis->bytes());
@@ -556,23 +392,19 @@ std::uint32_t DimensionsFor(const pixels::Picture& picture, const container::Ass
   const container::Level& level = header.levels[0];
   const container::Level& next = header.levels[1];
   const double area = level.patch_px * level.patch_px;
-  std::vector<Plane> means;
-  for (std::uint32_t c = 0; c < header.layout.channels; ++c) {
-    means.emplace_back(next.patches_x * next.patch_px, next.patches_y * next.patch_px);
-  }
+  std::vector<Plane> means = analysis.MeansOf(0);
   std::vector<std::vector<double>> energy(layout.groups.size());
   for (std::size_t g = 0; g < energy.size(); ++g) energy[g].assign(layout.groups[g].count8, 0.0);
   for (std::uint32_t row = 0; row < level.tiles_y; ++row) {
     std::uint32_t first_row = 0;
     const std::vector<Plane> strip = analysis.Strip(row, first_row);
     for (std::uint32_t column = 0; column < level.tiles_x; ++column) {
-      std::vector<std::vector<float>> targets;
-      analysis.ProjectTile(strip, 0, row * level.tiles_x + column, first_row, targets, &means);
-      for (std::size_t g = 0; g < targets.size(); ++g) {
+      const TileTargets targets = analysis.ProjectTile(strip, 0, row * level.tiles_x + column, first_row, means);
+      for (std::size_t g = 0; g < energy.size(); ++g) {
         const std::vector<float> steps = StepsOf(header, layout.groups[g], level);
-        for (std::size_t i = 0; i < targets[g].size(); ++i) {
+        for (std::size_t i = 0; i < targets.groups[g].size(); ++i) {
           const std::size_t k = i % energy[g].size();
-          const double coefficient = double{targets[g][i]} * steps[k];
+          const double coefficient = double{targets.groups[g][i]} * steps[k];
           energy[g][k] += coefficient * coefficient;
         }
       }
@@ -608,6 +440,29 @@ std::uint32_t DimensionsFor(const pixels::Picture& picture, const container::Ass
   return k;
 }
 
+// Squares of `side` pixels on a grid over the picture, together about `share` of it.
+std::vector<pixels::Rect> PartsOf(const pixels::Picture& picture, std::uint32_t side, double share) {
+  constexpr double kMostParts = 16;
+  const double width = picture.width();
+  const double height = picture.height();
+  const double count = std::clamp(width * height * share / (double{1} * side * side), 1.0, kMostParts);
+  const auto columns = static_cast<std::uint32_t>(std::clamp(std::round(std::sqrt(count * width / height)), 1.0, count));
+  const auto rows = static_cast<std::uint32_t>(std::max(1.0, std::floor(count / columns)));
+  // Of `parts` parts along `length` pixels, where part `i` begins: in the middle of its share.
+  const auto begin = [side](std::uint32_t length, std::uint32_t parts, std::uint32_t i) {
+    const std::uint32_t middle = static_cast<std::uint32_t>((std::uint64_t{2} * i + 1) * length / (2 * parts));
+    return std::min(middle - std::min(middle, side / 2), length - std::min(length, side)) / 8 * 8;
+  };
+  std::vector<pixels::Rect> parts;
+  for (std::uint32_t row = 0; row < rows; ++row) {
+    for (std::uint32_t column = 0; column < columns; ++column) {
+      parts.push_back({begin(picture.width(), columns, column), begin(picture.height(), rows, row),
+                       std::min(side, picture.width()), std::min(side, picture.height())});
+    }
+  }
+  return parts;
+}
+
 // How exactly to code where the bytes are not limited.
 struct Precision {
   float step = 0;                                    // in 8-bit samples
@@ -617,6 +472,18 @@ struct Precision {
   double progress_to = 1;
 };
 
+// Sets the step weights of Cb and Cr for the plan's base step.
+Result<void> Balance(const pixels::Picture& picture, BasisPlan& plan, unsigned threads) {
+  std::vector<pixels::Picture> parts;
+  for (const pixels::Rect& rect : PartsOf(picture, 256, 1.0)) {
+    HOLO_ASSIGN_OR_RETURN(parts.emplace_back(), picture.Crop(rect));
+  }
+  HOLO_ASSIGN_OR_RETURN(const ColourWeights weights, BalanceColour(parts, plan.header, plan.resolve, threads));
+  plan.header.groups[1].step_weight = weights.cb;
+  plan.header.groups[2].step_weight = weights.cr;
+  return {};
+}
+
 // The best file with the bases of `plan`.
 Result<Trial> EncodeWith(const pixels::Picture& picture, BasisPlan plan, const EncodeOptions& options,
                          const Precision& precision) {
@@ -624,6 +491,7 @@ Result<Trial> EncodeWith(const pixels::Picture& picture, BasisPlan plan, const E
   const float to_samples = pixels::MaxSample(header.layout.sample_type) / 255.0f;
   float step = precision.step;
   header.base_step = step * to_samples;
+  if (plan.balances_colour) HOLO_RETURN_IF_ERROR(Balance(picture, plan, options.threads));
   header.large_tiles = std::uint64_t{header.layout.width} * header.layout.height <= kLargeTilesUpTo &&
                        header.layout.channels <= kLargeTilesUpToChannels;
   header.levels = container::DeriveLevels(header.layout.width, header.layout.height, header.large_tiles);
@@ -653,6 +521,10 @@ Result<Trial> EncodeWith(const pixels::Picture& picture, BasisPlan plan, const E
   double from = 0;
   for (int round = 0;; ++round) {
     header.base_step = step * to_samples;
+    if (round > 0 && plan.balances_colour) {
+      HOLO_RETURN_IF_ERROR(Balance(picture, plan, options.threads));
+      HOLO_ASSIGN_OR_RETURN(layout, AssetLayout::Create(header, plan.resolve));
+    }
     const double to = from + (1 - from) / 2;
     HOLO_ASSIGN_OR_RETURN(const std::vector<CodedTile> tiles, CodeTiles(picture, header, layout, options, precision.quantiser, from, to));
     from = to;
@@ -722,6 +594,7 @@ Result<std::uint64_t> MoveAgainstErrors(const pixels::Picture& picture, const st
 Result<Trial> EncodeNearLossless(const pixels::Picture& picture, BasisPlan plan, const EncodeOptions& options) {
   const bool ycbcr = plan.header.color_transform == container::ColorTransform::kYCbCr;
   plan.header.visual_weight = 0;
+  plan.balances_colour = false;
   for (container::ComponentGroup& group : plan.header.groups) group.step_weight = 1.0f;
   if (ycbcr) {
     // An error of Cb is 1.8 times as large in blue, one of Cr 1.4 times in red.
@@ -771,30 +644,6 @@ bool LooksDrawn(const pixels::Picture& picture) {
   return 2 * same > all;
 }
 
-// Squares on a grid over the picture, together about a twelfth of it.
-constexpr std::uint32_t kPartPx = 128;
-std::vector<pixels::Rect> PartsOf(const pixels::Picture& picture) {
-  constexpr double kMostParts = 16;
-  const double width = picture.width();
-  const double height = picture.height();
-  const double count = std::clamp(width * height / (12.0 * kPartPx * kPartPx), 1.0, kMostParts);
-  const auto columns = static_cast<std::uint32_t>(std::clamp(std::round(std::sqrt(count * width / height)), 1.0, count));
-  const auto rows = static_cast<std::uint32_t>(std::max(1.0, std::floor(count / columns)));
-  // Of `parts` parts of a side, where part `i` begins: in the middle of its share.
-  const auto begin = [](std::uint32_t side, std::uint32_t parts, std::uint32_t i) {
-    const std::uint32_t middle = static_cast<std::uint32_t>((std::uint64_t{2} * i + 1) * side / (2 * parts));
-    return std::min(middle - std::min(middle, kPartPx / 2), side - std::min(side, kPartPx)) / 8 * 8;
-  };
-  std::vector<pixels::Rect> parts;
-  for (std::uint32_t row = 0; row < rows; ++row) {
-    for (std::uint32_t column = 0; column < columns; ++column) {
-      parts.push_back({begin(picture.width(), columns, column), begin(picture.height(), rows, row),
-                       std::min(kPartPx, picture.width()), std::min(kPartPx, picture.height())});
-    }
-  }
-  return parts;
-}
-
 // Whether the picture is coded as a drawing: parts of it are coded both ways. What does not look drawn must gain by it, as
 // patches that no filter joins show their borders.
 Result<bool> IsDrawing(const pixels::Picture& picture, const EncodeOptions& options, float step) {
@@ -803,10 +652,12 @@ Result<bool> IsDrawing(const pixels::Picture& picture, const EncodeOptions& opti
   whole.k = options.k;
   double as_drawing = 0;
   double as_photograph = 0;
-  for (const pixels::Rect& rect : PartsOf(picture)) {
+  for (const pixels::Rect& rect : PartsOf(picture, 128, 1.0 / 12)) {
     HOLO_ASSIGN_OR_RETURN(const pixels::Picture part, picture.Crop(rect));
     for (const bool lapped : {true, false}) {
-      HOLO_ASSIGN_OR_RETURN(const Trial trial, EncodeWith(part, PlanUniversal(part, options.tuning, lapped), whole, {step}));
+      BasisPlan plan = PlanUniversal(part, options.tuning, lapped);
+      plan.balances_colour = false;  // or they could not be compared
+      HOLO_ASSIGN_OR_RETURN(const Trial trial, EncodeWith(part, std::move(plan), whole, {step}));
       (lapped ? as_photograph : as_drawing) += trial.cost;
     }
   }

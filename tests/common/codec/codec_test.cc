@@ -235,14 +235,46 @@ TEST_CASE("each tuning is the best by its own measure at equal bytes") {
   for (const std::size_t i : {0, 1}) {
     EncodeOptions options;
     options.basis_choice = BasisChoice::kUniversal;
-    options.max_bytes = 6000;
+    options.max_bytes = 1800;
     options.tuning = i == 0 ? Tuning::kPsnr : Tuning::kMsSsim;
     const Picture shown = Decode(Encode(original, options)->file);
-    psnr[i] = quality::Psnr(original, shown).value();
+    psnr[i] = quality::Psnr611(original, shown).value();
     ms_ssim[i] = quality::MsSsim(original, shown).value();
   }
   CHECK(psnr[0] > psnr[1]);
   CHECK(ms_ssim[0] < ms_ssim[1]);
+}
+
+TEST_CASE("tuned for PSNR, colour differences have a step that follows from the picture") {
+  const auto weights_of = [](const Picture& picture, float quality, unsigned threads = 1) {
+    EncodeOptions options = Universal(quality);
+    options.tuning = Tuning::kPsnr;
+    options.lapped = true;
+    options.threads = threads;
+    const AssetReader reader = OpenFile(Encode(picture, options)->file);
+    const auto& groups = reader.header().groups;
+    return std::array<float, 3>{groups[0].step_weight, groups[1].step_weight, groups[2].step_weight};
+  };
+  const Picture colourful = Scene({600, 400, 3, SampleType::kU8, ColorModel::kRgb, false});
+  const auto coarse = weights_of(colourful, 50);
+  const auto fine = weights_of(colourful, 90);
+  CHECK(coarse[0] == 1);
+  CHECK(fine[0] == 1);
+  for (const std::size_t plane : {1, 2}) {
+    CHECK(coarse[plane] >= 0.35f);
+    CHECK(coarse[plane] < fine[plane]);
+    CHECK(fine[plane] <= 5.7f);
+  }
+  CHECK(weights_of(colourful, 90, 3) == fine);
+
+  // Where there is no colour, nothing follows.
+  Picture grey = Scene({300, 200, 3, SampleType::kU8, ColorModel::kRgb, false});
+  for (std::uint32_t y = 0; y < grey.height(); ++y) {
+    for (std::uint32_t x = 0; x < grey.width(); ++x) {
+      for (const std::uint32_t c : {1, 2}) grey.Set(x, y, c, grey.At(x, y, 0));
+    }
+  }
+  CHECK(weights_of(grey, 75) == std::array<float, 3>{1.0f, 1.2f, 1.2f});
 }
 
 // Compares scores with sums of weights times features, one by one.
