@@ -3,9 +3,10 @@
 //   encode/P         picture P to the bytes of a file, at the default quality
 //   decode/P         the bytes of a file of 1.5 bits per pixel to all pixels, rendering included
 //   render/P         from decoded coefficients to all pixels
+//   project/P        the same without smoothing
 //   render_half/P    the same at half the width and height; counts the picture's pixels, not the output's
 //   render_window/P  a window of at most 1920 x 1080 from decoded coefficients; counts its pixels
-//   render_2/P       as render/P on two threads
+//   render_2/P, project_2/P  on two threads
 //   eighth           the panorama at 1/8, cut to 1920 x 1080, from decoded coefficients; counts views, and their pixels
 //                    in pictures of 1920 x 1080
 //   preview_first    the panorama's file, opened and read up to 1/100 of its bytes, to a picture that fits into
@@ -94,6 +95,7 @@ void Render(benchmark::State& state, const Subject& subject, const render::View&
   CountMegapixels(state, pixels, threads);
 }
 
+constexpr render::View kProjection = {{}, 0, 0, false};
 constexpr std::uint32_t kScreenWidth = 1920;
 constexpr std::uint32_t kScreenHeight = 1080;
 
@@ -152,6 +154,8 @@ void Register(const Subject& subject) {
   add("render", [&subject](benchmark::State& state) { Render(state, subject, {}, subject.pixels()); });
   add("render_half", [&subject](benchmark::State& state) { Render(state, subject, {{}, 1, 0}, subject.pixels()); });
   add("render_2", [&subject](benchmark::State& state) { Render(state, subject, {}, subject.pixels(), 2); });
+  add("project", [&subject](benchmark::State& state) { Render(state, subject, kProjection, subject.pixels()); });
+  add("project_2", [&subject](benchmark::State& state) { Render(state, subject, kProjection, subject.pixels(), 2); });
   const std::uint32_t width = std::min(subject.picture.width(), kScreenWidth);
   const std::uint32_t height = std::min(subject.picture.height(), kScreenHeight);
   const pixels::Rect window = {(subject.picture.width() - width) / 2, (subject.picture.height() - height) / 2, width,

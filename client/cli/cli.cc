@@ -233,6 +233,7 @@ Result<pixels::Picture> RenderDisplay(const codec::Decoder& decoder, const Displ
   view.region = display.region.empty() ? pixels::Rect{0, 0, layout.width, layout.height} : display.region;
   view.scale_log2 = ScaleLog2(display.scale);
   view.k = display.k;
+  view.smooth = display.smooth;
   HOLO_ASSIGN_OR_RETURN(pixels::Picture rendered, render::Render(decoder, view));
   const double unit = std::ldexp(1.0, static_cast<int>(view.scale_log2));
   if (std::abs(display.scale * unit - 1) < 1e-6) return rendered;

@@ -92,6 +92,7 @@ struct Display {
   pixels::Rect region;  // empty: all
   double scale = 1;
   std::uint32_t k = 0;
+  bool smooth = true;  // see render::View
 };
 // The power of two to render at: the nearest one that is as fine as `scale` or finer.
 [[nodiscard]] std::uint32_t ScaleLog2(double scale);

@@ -18,6 +18,7 @@ struct Options {
   std::uint32_t k = 0;
   std::string bytes;
   std::string basis;
+  bool unsmoothed = false;
 };
 
 Result<pixels::Picture> RenderPlain(const std::filesystem::path& path, const Display& display) {
@@ -48,6 +49,7 @@ Result<void> Render(const Options& options, const Globals& globals) {
   }
   HOLO_ASSIGN_OR_RETURN(display.scale, ParseScale(options.scale));
   display.k = options.k;
+  display.smooth = !options.unsmoothed;
   HOLO_ASSIGN_OR_RETURN(const bool is_plain, IsPlainFile(options.input));
   if (is_plain) {
     if (!options.bytes.empty()) {
@@ -95,6 +97,7 @@ void AddRender(CLI::App& app, const Globals& globals, Action& action) {
       ->check(IsScale())
       ->capture_default_str();
   command->add_option("-k,--k", options->k, "Use only so many basis dimensions per patch: the focus ring");
+  command->add_flag("--unsmoothed", options->unsmoothed, "The projection itself, without the smoothing of full-size pictures");
   command->add_option("--bytes", options->bytes, "Use only the first so many bytes of the file (20000, 20k)")
       ->check(IsBytes());
   command->add_option("--basis", options->basis, "The basis, where it is neither in the file, beside it nor cached");

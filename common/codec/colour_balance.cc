@@ -14,10 +14,12 @@
 namespace holo::codec {
 namespace {
 
-// Steps that are looked at: 2^(i / 2) for i in kFinest..kCoarsest, relative to luminance's. The first and the last are
-// for slopes only.
+// Steps that are looked at: 2^(i / 2) for i in kFinest..kCoarsest, relative to the final one of luminance. The first and
+// the last are for slopes only.
 constexpr int kFinest = -4;
-constexpr int kCoarsest = 6;
+constexpr int kCoarsest = 16;
+// The coarsest of colour differences, relative to luminance's, in half octaves.
+constexpr int kCoarsestShare = 5;
 constexpr std::size_t kSteps = kCoarsest - kFinest + 1;
 // A coefficient of so many steps is the smallest that is not zero; see Quantiser.
 constexpr float kSmallest = 0.6f;
@@ -64,8 +66,10 @@ struct Curve {
     }
   }
 
-  // Decibels gained per bit around step `i`, 1..kSteps - 2. Nothing where hardly anything is gained or paid.
-  [[nodiscard]] std::optional<double> SlopeAt(std::size_t i) const {
+  // Decibels gained per bit around step 2^(half_octaves / 2), neither the first nor the last. Nothing where hardly
+  // anything is gained or paid.
+  [[nodiscard]] std::optional<double> SlopeAt(int half_octaves) const {
+    const auto i = static_cast<std::size_t>(half_octaves - kFinest);
     constexpr double kFewest = 4;
     const double paid = bits[i - 1] - bits[i + 1];
     if (paid < kFewest || !(error[i + 1] > error[i - 1]) || error[i - 1] <= 0) return std::nullopt;
@@ -73,22 +77,44 @@ struct Curve {
   }
 };
 
-// The step from which on a bit spent on `curve` is worth less than `slope`.
-std::optional<float> StepAtSlope(const Curve& curve, double slope) {
+// The step, in octaves, from which on a bit spent on `curve` is worth less than `slope`; up to `coarsest` (half octaves).
+std::optional<double> StepAtSlope(const Curve& curve, double slope, int coarsest) {
   std::optional<double> last;
-  for (std::size_t i = 1; i + 1 < kSteps; ++i) {
+  for (int i = kFinest + 1; i <= std::min(coarsest, kCoarsest - 1); ++i) {
     const std::optional<double> here = curve.SlopeAt(i);
     if (!here && !last) return std::nullopt;
-    double at = static_cast<double>(i);
+    double at = i;
     if (here && *here < slope) {
       last = here;
-      if (i + 2 < kSteps) continue;
+      if (i < coarsest) continue;
     } else if (here && last) {
       at -= std::log(*here / slope) / std::log(*here / *last);
     }
-    return static_cast<float>(std::exp2((at + kFinest) / 2));
+    return at / 2;
   }
   return std::nullopt;
+}
+
+constexpr double kLumaWeight = 6;
+
+// The share of a colour difference that has `sizes`, beside luminance.
+ColourShare ShareOf(const Curve& luma, const Curve& curve, const ColourShare& otherwise) {
+  const std::optional<double> slope = luma.SlopeAt(0);
+  const std::optional<double> step = slope ? StepAtSlope(curve, kLumaWeight * *slope, kCoarsestShare) : std::nullopt;
+  if (!step) return otherwise;
+  ColourShare share{static_cast<float>(std::exp2(*step)), 0};
+  // Where luminance is known to 2^slot of its steps.
+  int lead = 0;
+  for (int slot = 1; 2 * slot < kCoarsest && lead < kMaxIdleSlots; ++slot) {
+    const std::optional<double> slope_there = luma.SlopeAt(2 * slot);
+    const std::optional<double> there =
+        slope_there ? StepAtSlope(curve, kLumaWeight * *slope_there, 2 * slot + kCoarsestShare) : std::nullopt;
+    if (!there) break;
+    if (slot - (*there - *step) < lead + 0.5) continue;
+    share.idle_slots |= 1u << (slot - 1);
+    ++lead;
+  }
+  return share;
 }
 
 Result<PlaneSizes> SizesOf(const pixels::Picture& part, container::AssetHeader header, const BasisResolver& resolve) {
@@ -107,8 +133,9 @@ Result<PlaneSizes> SizesOf(const pixels::Picture& part, container::AssetHeader h
 
 }  // namespace
 
-Result<ColourWeights> BalanceColour(std::span<const pixels::Picture> parts, const container::AssetHeader& header,
-                                    const BasisResolver& resolve, unsigned threads) {
+Result<std::array<ColourShare, 2>> BalanceColour(std::span<const pixels::Picture> parts,
+                                                 const container::AssetHeader& header, const BasisResolver& resolve,
+                                                 unsigned threads) {
   container::AssetHeader even = header;
   for (std::size_t plane = 0; plane < 3; ++plane) even.groups[plane].step_weight = 1;
   std::vector<Result<PlaneSizes>> of_parts(parts.size());
@@ -124,13 +151,13 @@ Result<ColourWeights> BalanceColour(std::span<const pixels::Picture> parts, cons
       }
     }
   }
-  ColourWeights weights = {header.groups[1].step_weight, header.groups[2].step_weight};
-  const std::optional<double> luma = Curve(sizes[0]).SlopeAt(-kFinest);
-  if (!luma) return weights;
-  constexpr double kLumaWeight = 6;
-  weights.cb = StepAtSlope(Curve(sizes[1]), kLumaWeight * *luma).value_or(weights.cb);
-  weights.cr = StepAtSlope(Curve(sizes[2]), kLumaWeight * *luma).value_or(weights.cr);
-  return weights;
+  const Curve luma(sizes[0]);
+  std::array<ColourShare, 2> shares;
+  for (std::size_t i = 0; i < shares.size(); ++i) {
+    const container::ComponentGroup& group = header.groups[i + 1];
+    shares[i] = ShareOf(luma, Curve(sizes[i + 1]), {group.step_weight, group.idle_slots});
+  }
+  return shares;
 }
 
 }  // namespace holo::codec

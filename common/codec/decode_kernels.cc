@@ -12,7 +12,7 @@ bool CanDecode(const TileState&) {
 }
 void PrepareToDecode(TileState&) {}
 void Resum(GroupState&, TileKind, std::uint32_t, std::size_t) {}
-void LowerPlane(TileState&) {}
+void LowerPlanes(TileState&, int) {}
 std::size_t DecodePatches(const Pass&, entropy::RangeDecoder&, std::size_t first) {
   return first;
 }
@@ -42,7 +42,7 @@ namespace {
 bool Works() {
   return false;
 }
-void Lower(TileState&) {}
+void Lower(TileState&, int) {}
 std::size_t Patches(const Pass&, entropy::RangeDecoder&, std::size_t first) {
   return first;
 }
@@ -91,13 +91,14 @@ struct BandSum {
   }
 };
 
-void Lower(TileState& tile) {
+void Lower(TileState& tile, int slot) {
   const Cells d;
   // What strengths become when magnitudes double.
   alignas(16) static constexpr std::int8_t kDoubled[16] = {0, 2, 3, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5};
   const auto doubled = hn::Load(d, kDoubled);
   for (std::size_t g = 0; g < tile.groups.size(); ++g) {
     GroupState& group = tile.groups[g];
+    if (group.shape.IsIdle(slot)) continue;
     for (std::size_t cell = 0; cell < group.signs.size(); ++cell) {
       if (group.signs[cell].nonzero == 0) continue;
       std::int8_t* strengths = group.strengths.data() + cell * group.stride;
@@ -108,8 +109,8 @@ void Lower(TileState& tile) {
     }
   }
   for (Band& band : tile.bands) {
-    if (!band.started) continue;
     const GroupState& group = tile.groups[band.shape.group];
+    if (!band.started || group.shape.IsIdle(slot)) continue;
     const BandSum sum(band.shape.count);
     const std::int8_t* strengths = group.strengths.data() + band.shape.first_k;
     for (std::size_t cell = 0; cell < group.signs.size(); ++cell) {
@@ -353,7 +354,7 @@ HWY_EXPORT(Patches);
 
 bool CanDecode(const TileState& tile) {
   bool fits = HWY_DYNAMIC_DISPATCH(Works)() && tile.columns <= kMaxTileColumns;
-  for (const GroupState& group : tile.groups) fits = fits && group.count <= kInside;
+  for (const GroupState& group : tile.groups) fits = fits && group.shape.count <= kInside;
   return fits;
 }
 
@@ -374,8 +375,8 @@ void Resum(GroupState& group, TileKind kind, std::uint32_t family, std::size_t c
   std::copy(sums.begin(), sums.end(), group.sums.begin() + static_cast<std::ptrdiff_t>(cell * kMaxSums));
 }
 
-void LowerPlane(TileState& tile) {
-  HWY_DYNAMIC_DISPATCH(Lower)(tile);
+void LowerPlanes(TileState& tile, int slot) {
+  HWY_DYNAMIC_DISPATCH(Lower)(tile, slot);
 }
 
 std::size_t DecodePatches(const Pass& pass, entropy::RangeDecoder& decoder, std::size_t first) {

@@ -17,8 +17,8 @@ void PrepareToDecode(TileState& tile);
 // Computes GroupState::sums of a cell that others have changed.
 void Resum(GroupState& group, TileKind kind, std::uint32_t family, std::size_t cell);
 
-// What BeginPlane() of tile_coder.cc does, for a plane one below that at which the strengths are.
-void LowerPlane(TileState& tile);
+// What BeginSlot() of tile_coder.cc does, where the slot before has been begun or nothing is decoded yet.
+void LowerPlanes(TileState& tile, int slot);
 
 // Decodes patches of the pass from `first` on, row by row, while their bytes are sure to be there; returns the first
 // one that is not decoded.

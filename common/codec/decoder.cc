@@ -122,8 +122,8 @@ void Decoder::State::Decode(TileId id, Tile& tile) const {
   const container::Level& level = header.levels[id.level];
   const TileShape shape = ShapeOf(level, id.tile);
   if (tile.decoder == nullptr) {
-    const std::vector<std::uint32_t> counts = layout.CountsOf(level);
-    tile.decoder = std::make_unique<TileDecoder>(KindOf(header, level), shape.columns, shape.rows, counts);
+    const std::vector<GroupShape> groups = layout.ShapesOf(level);
+    tile.decoder = std::make_unique<TileDecoder>(KindOf(header, level), shape.columns, shape.rows, groups);
     tile.decoded_layer = -1;
   }
   while (tile.decoded_layer < tile.usable_layer) {

@@ -61,10 +61,10 @@ Result<AssetLayout> AssetLayout::Create(const container::AssetHeader& header, co
   return layout;
 }
 
-std::vector<std::uint32_t> AssetLayout::CountsOf(const container::Level& level) const {
-  std::vector<std::uint32_t> counts;
-  for (const GroupLayout& group : groups) counts.push_back(group.CountOf(level));
-  return counts;
+std::vector<GroupShape> AssetLayout::ShapesOf(const container::Level& level) const {
+  std::vector<GroupShape> shapes;
+  for (const GroupLayout& group : groups) shapes.push_back({group.CountOf(level), group.group.idle_slots});
+  return shapes;
 }
 
 std::uint32_t AssetLayout::dimensions() const {

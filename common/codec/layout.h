@@ -37,7 +37,8 @@ struct AssetLayout {
   // kNotFound for a basis that `resolve` does not know, kDataLoss for one of another channel count.
   [[nodiscard]] static Result<AssetLayout> Create(const container::AssetHeader& header, const BasisResolver& resolve);
 
-  [[nodiscard]] std::vector<std::uint32_t> CountsOf(const container::Level& level) const;
+  // What the coder of a tile of `level` has to know.
+  [[nodiscard]] std::vector<GroupShape> ShapesOf(const container::Level& level) const;
   // How many coefficients of each group are among the `k` dimensions of largest variance of a level-0 patch, means
   // included; k == 0: all.
   [[nodiscard]] std::vector<std::uint32_t> CountsAt(std::uint32_t k) const;

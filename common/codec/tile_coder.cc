@@ -186,7 +186,7 @@ std::vector<std::int8_t> ActiveFeatures(const Pass& pass, std::size_t cell) {
   }
   if (pass.luma_band != nullptr) features[activity::kLuma + pass.luma_band->levels[cell]] = 1;
   if (pass.other_band != nullptr) features[activity::kOther + pass.other_band->levels[cell]] = 1;
-  for (std::size_t k = 0; k < std::min<std::size_t>(kInside, pass.group.count); ++k) {
+  for (std::size_t k = 0; k < std::min<std::size_t>(kInside, pass.group.shape.count); ++k) {
     features[activity::kPatch + k] =
         StrengthOf(pass.group.values[cell * pass.group.stride + k] >> (pass.plane + 1));
   }
@@ -207,13 +207,13 @@ std::vector<std::int8_t> SignificanceFeatures(const Pass& pass, std::size_t cell
   if (pass.luma_band != nullptr) {
     for (std::size_t d = 0; d < 3; ++d) {
       if (i + d < 1 || i + d > pass.band.shape.count) continue;
-      features[significance::kLuma + d] = StrengthOf(pass.luma->values[cell * pass.luma->stride + k + d - 1] >> shift);
+      features[significance::kLuma + d] = pass.luma->strengths[cell * pass.luma->stride + k + d - 1];
     }
   }
   if (pass.other_band != nullptr) {
-    features[significance::kOther] = StrengthOf(pass.other->values[cell * pass.other->stride + k] >> shift);
+    features[significance::kOther] = pass.other->strengths[cell * pass.other->stride + k];
   }
-  for (std::size_t j = 0; j < std::min<std::size_t>(kInside, group.count); ++j) {
+  for (std::size_t j = 0; j < std::min<std::size_t>(kInside, group.shape.count); ++j) {
     features[significance::kPatch + j] = StrengthOf(group.values[cell * group.stride + j] >> shift);
   }
   return features;
@@ -359,31 +359,37 @@ bool CodePatch(const Pass& pass, std::size_t cell, Coder& coder, GroupTarget* ta
   return true;
 }
 
-// Before the first pass of a plane: what magnitudes count at that plane.
-void BeginPlane(TileState& tile, int plane, bool fast) {
-  if (fast) return LowerPlane(tile);
+// Before the first pass of a slot: what magnitudes count at its planes.
+void BeginSlot(TileState& tile, int slot, bool fast) {
+  if (fast) return LowerPlanes(tile, slot);
   for (GroupState& group : tile.groups) {
+    if (group.shape.IsIdle(slot)) continue;
+    const int plane = group.shape.PlaneIn(slot);
     for (std::size_t cell = 0; cell < group.signs.size(); ++cell) {
-      if (group.signs[cell].nonzero == 0 && group.count <= kInside) continue;
+      if (group.signs[cell].nonzero == 0 && group.shape.count <= kInside) continue;
       const std::uint32_t* values = group.values.data() + cell * group.stride;
       std::int8_t* strengths = group.strengths.data() + cell * group.stride;
       for (std::size_t k = 0; k < group.stride; ++k) strengths[k] = StrengthOf(values[k] >> (plane + 1));
     }
   }
   for (Band& band : tile.bands) {
+    if (tile.groups[band.shape.group].shape.IsIdle(slot)) continue;
     for (std::size_t cell = 0; cell < band.active.size(); ++cell) {
       if (band.active[cell] != 0) band.levels[cell] = LevelOfBand(tile.groups[band.shape.group], band.shape, cell);
     }
   }
 }
 
-// One pass: plane `plane` of band `band_index`. False if the code ended inside.
+// One pass: slot `slot` of band `band_index`. False if the code ended inside.
 template <class Coder>
-bool CodePass(TileState& tile, std::size_t band_index, int plane, Coder& coder, GroupTarget* targets,
+bool CodePass(TileState& tile, std::size_t band_index, int slot, Coder& coder, GroupTarget* targets,
               int top_plane_of_band, CutPoint* cut) {
   const bool fast = !Coder::kEncodes && !tile.groups.front().sums.empty();
-  if (band_index == 0) BeginPlane(tile, plane, fast);
+  if (band_index == 0) BeginSlot(tile, slot, fast);
   Band& band = tile.bands[band_index];
+  const GroupShape& group_shape = tile.groups[band.shape.group].shape;
+  if (group_shape.IsIdle(slot)) return true;
+  const int plane = group_shape.PlaneIn(slot);
   if (!band.started) {
     bool starts = false;
     if constexpr (Coder::kEncodes) starts = top_plane_of_band >= plane;
@@ -440,13 +446,13 @@ Contexts::Contexts() {
   for (const std::uint16_t probability : InitialProbabilities()) all.emplace_back(probability);
 }
 
-std::vector<BandShape> MakeBands(TileKind kind, std::span<const std::uint32_t> counts) {
+std::vector<BandShape> MakeBands(TileKind kind, std::span<const GroupShape> shapes) {
   std::vector<BandShape> bands;
-  std::vector<std::uint32_t> next(counts.size(), 0);
+  std::vector<std::uint32_t> next(shapes.size(), 0);
   for (std::uint32_t index = 0;; ++index) {
     bool any = false;
-    for (std::uint32_t group = 0; group < counts.size(); ++group) {
-      const std::uint32_t left = counts[group] - next[group];
+    for (std::uint32_t group = 0; group < shapes.size(); ++group) {
+      const std::uint32_t left = shapes[group].count - next[group];
       if (left == 0) continue;
       any = true;
       const std::uint32_t size = std::min(left, kBandSizes[std::min<std::size_t>(index, kBandSizes.size() - 1)]);
@@ -478,18 +484,18 @@ std::vector<BandShape> MakeBands(TileKind kind, std::span<const std::uint32_t> c
 constexpr std::size_t kCellAlignment = 16;
 
 TileState::TileState(TileKind kind_in, std::uint32_t columns_in, std::uint32_t rows_in,
-                     std::span<const std::uint32_t> counts)
+                     std::span<const GroupShape> shapes)
     : columns(columns_in), rows(rows_in), kind(kind_in) {
   const std::size_t cells = std::size_t{columns + 2} * (rows + 2);
-  for (const std::uint32_t count : counts) {
+  for (const GroupShape& shape : shapes) {
     GroupState& group = groups.emplace_back();
-    group.count = count;
-    group.stride = (count + kCellAlignment - 1) / kCellAlignment * kCellAlignment;
+    group.shape = shape;
+    group.stride = (shape.count + kCellAlignment - 1) / kCellAlignment * kCellAlignment;
     group.values.assign(cells * group.stride, 0);
     group.strengths.assign(cells * group.stride + kMaxBandSize, 0);
     group.signs.assign(cells, {});
   }
-  for (const BandShape& shape : MakeBands(kind, counts)) {
+  for (const BandShape& shape : MakeBands(kind, shapes)) {
     Band band;
     band.shape = shape;
     band.active.assign(cells, 0);
@@ -508,26 +514,26 @@ std::size_t TileState::memory_bytes() const {
   return bytes;
 }
 
-TileCode EncodeTile(TileKind kind, std::uint32_t columns, std::uint32_t rows, std::span<const std::uint32_t> counts,
+TileCode EncodeTile(TileKind kind, std::uint32_t columns, std::uint32_t rows, std::span<const GroupShape> shapes,
                     std::span<const std::vector<float>> targets, std::span<const std::vector<float>> weights,
                     const Quantiser& quantiser, ContextObserver* observer) {
-  TileState tile(kind, columns, rows, counts);
+  TileState tile(kind, columns, rows, shapes);
   TileCode code;
-  std::vector<GroupTarget> group_targets(counts.size());
-  std::vector<std::vector<std::uint32_t>> largest(counts.size());  // magnitude, of each k
-  std::uint32_t largest_of_all = 0;
-  for (std::size_t g = 0; g < counts.size(); ++g) {
+  std::vector<GroupTarget> group_targets(shapes.size());
+  std::vector<std::vector<std::uint32_t>> largest(shapes.size());  // magnitude, of each k
+  int top_slot = 0;
+  for (std::size_t g = 0; g < shapes.size(); ++g) {
     GroupTarget& target = group_targets[g];
     const GroupState& group = tile.groups[g];
     target.weights = weights[g].data();
     target.values.assign(group.values.size(), 0);
     target.exact.assign(group.values.size(), 0.0f);
-    largest[g].assign(counts[g], 0);
+    largest[g].assign(shapes[g].count, 0);
     const float* from = targets[g].data();
     for (std::uint32_t row = 0; row < rows; ++row) {
       for (std::uint32_t column = 0; column < columns; ++column) {
         const std::size_t to = tile.CellOf(column, row) * group.stride;
-        for (std::size_t k = 0; k < counts[g]; ++k, ++from) {
+        for (std::size_t k = 0; k < shapes[g].count; ++k, ++from) {
           const float exact = std::abs(*from);
           constexpr float kLargest = static_cast<float>((1u << (kMaxPlanes - 1)) - 1);
           const auto magnitude = static_cast<std::uint32_t>(std::min(exact + quantiser.rounding, kLargest));
@@ -540,9 +546,11 @@ TileCode EncodeTile(TileKind kind, std::uint32_t columns, std::uint32_t rows, st
         }
       }
     }
-    for (const std::uint32_t magnitude : largest[g]) largest_of_all = std::max(largest_of_all, magnitude);
+    for (const std::uint32_t magnitude : largest[g]) {
+      if (magnitude == 0) continue;
+      top_slot = std::max(top_slot, shapes[g].SlotOf(static_cast<int>(std::bit_width(magnitude)) - 1));
+    }
   }
-  const int top_plane = std::max(0, static_cast<int>(std::bit_width(largest_of_all)) - 1);
   std::vector<int> top_planes;  // of each band
   for (const Band& band : tile.bands) {
     const auto first = largest[band.shape.group].begin() + band.shape.first_k;
@@ -551,11 +559,13 @@ TileCode EncodeTile(TileKind kind, std::uint32_t columns, std::uint32_t rows, st
 
   entropy::RangeEncoder encoder;
   Writer writer(encoder, quantiser.bit_price, observer, tile.contexts.all.data());
-  for (int bit = 4; bit >= 0; --bit) encoder.CodeRaw((top_plane >> bit & 1) != 0);
+  for (int bit = 4; bit >= 0; --bit) encoder.CodeRaw((top_slot >> bit & 1) != 0);
   CutPoint cut;
-  for (int plane = top_plane; plane >= 0; --plane) {
+  for (int slot = top_slot; slot >= 0; --slot) {
     for (std::size_t b = 0; b < tile.bands.size(); ++b) {
-      CodePass(tile, b, plane, writer, group_targets.data(), top_planes[b], &cut);
+      const double seen_before = cut.seen_saved;
+      CodePass(tile, b, slot, writer, group_targets.data(), top_planes[b], &cut);
+      cut.worth += (cut.seen_saved - seen_before) * std::exp2(2 * shapes[tile.bands[b].shape.group].Lead(slot));
       cut.bytes = static_cast<std::uint32_t>(encoder.prefix_bytes());
       code.cuts.push_back(cut);
     }
@@ -568,8 +578,8 @@ TileCode EncodeTile(TileKind kind, std::uint32_t columns, std::uint32_t rows, st
 }
 
 TileDecoder::TileDecoder(TileKind kind, std::uint32_t columns, std::uint32_t rows,
-                         std::span<const std::uint32_t> counts, bool plain)
-    : state_(kind, columns, rows, counts) {
+                         std::span<const GroupShape> shapes, bool plain)
+    : state_(kind, columns, rows, shapes) {
   if (!plain && CanDecode(state_)) PrepareToDecode(state_);
 }
 
@@ -577,18 +587,20 @@ void TileDecoder::Decode(std::size_t passes, std::span<const std::uint8_t> bytes
   if (stopped_) return;
   decoder_.Append(bytes);
   Reader reader(decoder_, partial);
-  if (state_.top_plane < 0) {
-    int top_plane = 0;
-    for (int bit = 0; bit < 5; ++bit) top_plane = top_plane << 1 | (decoder_.CodeRaw() ? 1 : 0);
+  if (state_.top_slot < 0) {
+    int top_slot = 0;
+    for (int bit = 0; bit < 5; ++bit) top_slot = top_slot << 1 | (decoder_.CodeRaw() ? 1 : 0);
     stopped_ = reader.Stopped();
     if (stopped_) return;
-    state_.top_plane = std::min(top_plane, kMaxPlanes - 1);
-    for (Band& band : state_.bands) band.plane = state_.top_plane + 1;
+    state_.top_slot = std::min(top_slot, kMaxSlots - 1);
+    for (Band& band : state_.bands) {
+      band.plane = state_.groups[band.shape.group].shape.PlaneIn(state_.top_slot + 1);
+    }
   }
   const std::size_t band_count = state_.bands.size();
   for (; passes > 0 && !state_.finished(); --passes) {
-    const int plane = state_.top_plane - static_cast<int>(state_.passes / band_count);
-    stopped_ = !CodePass<Reader>(state_, state_.passes % band_count, plane, reader, nullptr, 0, nullptr);
+    const int slot = state_.top_slot - static_cast<int>(state_.passes / band_count);
+    stopped_ = !CodePass<Reader>(state_, state_.passes % band_count, slot, reader, nullptr, 0, nullptr);
     if (stopped_) return;
     ++state_.passes;
   }

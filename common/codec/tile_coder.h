@@ -2,7 +2,8 @@
 //
 // Private to codec/. A tile's coefficients are grouped in bands: consecutive k of one component group, band 0 holding
 // the lowest k. A *pass* codes one bit-plane of one band over all patches of the tile. Passes run from the most
-// significant plane down and, inside a plane, from low bands to high ones: every prefix of passes is a picture.
+// significant plane down and, inside a plane, from low bands to high ones: every prefix of passes is a picture. Which
+// planes of different groups are coded side by side is told by *slots*: see GroupShape.
 //
 // One template serves both directions, so that encoder and decoder cannot drift apart. Not synchronised.
 #pragma once
@@ -35,8 +36,29 @@ struct Quantiser {
 
 inline constexpr int kMaxPlanes = 28;
 
+// Coefficients of one group in a patch, and which of its planes are coded when. The tile is coded from its top slot down to
+// slot 0, in each slot one plane of every group that is not idle there. So a group that is idle in slot s is one plane
+// ahead in the slots above s: its share of a short code is larger than that of a long one.
+struct GroupShape {
+  std::uint32_t count = 0;
+  std::uint32_t idle_slots = 0;  // a bit each
+
+  [[nodiscard]] bool IsIdle(int slot) const { return (idle_slots >> slot & 1) != 0; }
+  // How many planes it is ahead in a slot.
+  [[nodiscard]] int Lead(int slot) const { return std::popcount(idle_slots & ((std::uint32_t{1} << slot) - 1)); }
+  // The plane that is coded in a slot; where the group is idle, the next one.
+  [[nodiscard]] int PlaneIn(int slot) const { return slot - Lead(slot); }
+  [[nodiscard]] int SlotOf(int plane) const {
+    int slot = plane;
+    while (IsIdle(slot) || PlaneIn(slot) < plane) ++slot;
+    return slot;
+  }
+};
+inline constexpr int kMaxIdleSlots = 3;
+inline constexpr int kMaxSlots = kMaxPlanes + kMaxIdleSlots;
+
 // Patches in a row of a tile.
-inline constexpr std::size_t kMaxTileColumns = 64;
+inline constexpr std::size_t kMaxTileColumns = 128;
 
 inline constexpr std::size_t kNoBand = static_cast<std::size_t>(-1);
 
@@ -56,14 +78,14 @@ struct BandShape {
   std::size_t other_band = kNoBand;
 };
 
-// The bands of a tile in coding order. `counts[g]` is the number of coefficients of group g.
-[[nodiscard]] std::vector<BandShape> MakeBands(TileKind kind, std::span<const std::uint32_t> counts);
+// The bands of a tile in coding order.
+[[nodiscard]] std::vector<BandShape> MakeBands(TileKind kind, std::span<const GroupShape> shapes);
 
 // Coefficients of one group over the tile, as far as known. A *cell* is a patch; around the patches lies a border of
 // cells that stay zero.
 struct GroupState {
-  std::uint32_t count = 0;            // coefficients of a patch
-  std::size_t stride = 0;             // `count` rounded up
+  GroupShape shape;
+  std::size_t stride = 0;             // `shape.count` rounded up
   std::vector<std::uint32_t> values;  // [cells, stride]: magnitude << 1 | sign
   // [cells, stride] StrengthOf() each magnitude at the plane of the last pass, and then some more zeros.
   std::vector<std::int8_t> strengths;
@@ -123,16 +145,16 @@ struct TileState {
   std::vector<GroupState> groups;
   std::vector<Band> bands;
   Contexts contexts;
-  int top_plane = -1;      // of the whole tile; -1: not known yet
+  int top_slot = -1;       // -1: not known yet
   std::size_t passes = 0;  // completed
 
-  TileState(TileKind kind, std::uint32_t columns, std::uint32_t rows, std::span<const std::uint32_t> counts);
+  TileState(TileKind kind, std::uint32_t columns, std::uint32_t rows, std::span<const GroupShape> shapes);
   [[nodiscard]] std::size_t stride() const { return columns + 2; }
   [[nodiscard]] std::size_t CellOf(std::uint32_t column, std::uint32_t row) const {
     return (row + 1) * stride() + column + 1;
   }
   [[nodiscard]] bool finished() const {
-    return top_plane >= 0 && passes >= bands.size() * static_cast<std::size_t>(top_plane + 1);
+    return top_slot >= 0 && passes >= bands.size() * static_cast<std::size_t>(top_slot + 1);
   }
   [[nodiscard]] std::size_t memory_bytes() const;
 };
@@ -150,9 +172,11 @@ struct TileState {
 // Where a code may be cut.
 struct CutPoint {
   std::uint32_t bytes = 0;  // of the code that the passes so far need
-  // Squared error removed since the start. Seen: in squared steps of each coefficient. Measured: the same, weighted.
+  // Squared error removed since the start. Seen: in squared steps of each coefficient; measured: the same, weighted.
+  // Worth: as seen, where a group that is ahead counts as it would if its steps were as much wider.
   double seen_saved = 0;
   double measured_saved = 0;
+  double worth = 0;
 };
 
 struct TileCode {
@@ -161,11 +185,11 @@ struct TileCode {
   CutPoint energy;             // what a code without any loss would save
 };
 
-// `targets[g]` is [rows * columns, counts[g]]: signed coefficients of group g in steps (not rounded); `weights[g]` is
-// [counts[g]], what a squared step of each counts in measured error. A pass is coded for every plane of every band.
-// Tells `observer`, if not null, of every decision.
+// `targets[g]` is [rows * columns, shapes[g].count]: signed coefficients of group g in steps (not rounded); `weights[g]`
+// is [shapes[g].count], what a squared step of each counts in measured error. A pass is coded for every plane of every
+// band. Tells `observer`, if not null, of every decision.
 [[nodiscard]] TileCode EncodeTile(TileKind kind, std::uint32_t columns, std::uint32_t rows,
-                                  std::span<const std::uint32_t> counts, std::span<const std::vector<float>> targets,
+                                  std::span<const GroupShape> shapes, std::span<const std::vector<float>> targets,
                                   std::span<const std::vector<float>> weights,
                                   const Quantiser& quantiser, ContextObserver* observer = nullptr);
 
@@ -173,7 +197,7 @@ struct TileCode {
 class TileDecoder {
  public:
   // `plain`: without vector kernels, which change nothing but the time.
-  TileDecoder(TileKind kind, std::uint32_t columns, std::uint32_t rows, std::span<const std::uint32_t> counts,
+  TileDecoder(TileKind kind, std::uint32_t columns, std::uint32_t rows, std::span<const GroupShape> shapes,
               bool plain = false);
 
   // Decodes `passes` more passes from the code so far and `bytes`. Any bytes decode to something. Stops for good soon

@@ -49,6 +49,18 @@ void AddFew(std::span<const float> steps, const TileShape& shape, const TileStat
   }
 }
 
+// The mean of 2^plane over a group's coefficients, plane being the lowest one that is known.
+float KnownStep(const TileState& tile, std::size_t group) {
+  std::uint64_t sum = 0;
+  std::uint64_t count = 0;
+  for (const Band& band : tile.bands) {
+    if (band.shape.group != group) continue;
+    sum += std::uint64_t{band.shape.count} << band.plane;
+    count += band.shape.count;
+  }
+  return count == 0 ? 0 : static_cast<float>(static_cast<double>(sum) / static_cast<double>(count));
+}
+
 }  // namespace
 
 TilePatches MakePatches(const container::AssetHeader& header, const AssetLayout& layout, const container::Level& level,
@@ -67,9 +79,10 @@ TilePatches MakePatches(const container::AssetHeader& header, const AssetLayout&
       if (band.shape.group == g && band.started) bands.push_back(&band);
     }
     TilePatches::Group& to = out.groups.emplace_back();
+    to.known_step = KnownStep(tile, g) * StepOf(header, group.group, level);
     to.begin.reserve(patches + 1);
     to.begin.push_back(0);
-    if (state.count <= kInside) {
+    if (state.shape.count <= kInside) {
       AddFew(steps, shape, tile, state, bands, to);
       continue;
     }

@@ -15,6 +15,8 @@ struct TilePatches {
     // Patch p (row by row) has coefficients[begin[p]] to coefficients[begin[p + 1]], by rising k.
     std::vector<std::uint32_t> begin;
     std::vector<transform::Coefficient> coefficients;
+    // The step to which a coefficient is known, in the mean of all; without the visual weight.
+    float known_step = 0;
   };
   TileShape shape;
   std::vector<Group> groups;

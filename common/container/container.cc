@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cmath>
 #include <string>
 
@@ -11,8 +12,13 @@ namespace holo::container {
 namespace {
 
 constexpr std::array<std::uint8_t, 4> kMagic = {'H', 'O', 'L', 'O'};
-constexpr std::uint32_t kPageTiles = 64;
+constexpr std::uint32_t kRunTiles = 64;
+// A page takes in run after run until it has so many bytes of chunks.
+constexpr std::uint64_t kPageBytes = 2048;
+constexpr std::uint64_t kMaxTableBytes = 1u << 20;
 constexpr std::uint32_t kTopLevelPx = 16;
+constexpr std::uint32_t kMaxIdleSlotsMask = (1u << 16) - 1;
+constexpr int kMaxIdleSlots = 3;
 constexpr std::size_t kMaxBases = 32;
 constexpr std::size_t kMaxIccBytes = 16u << 20;
 constexpr float kSmallestStep = 1e-4f;
@@ -23,14 +29,14 @@ std::uint32_t CeilDiv(std::uint32_t a, std::uint32_t b) {
   return (a + b - 1) / b;
 }
 
-// Distortion in the index: 0 for none, otherwise 2^(code / 5 - 6).
-std::uint8_t EncodeDistortion(double distortion) {
-  if (!(distortion > 0)) return 0;
-  return static_cast<std::uint8_t>(std::clamp(std::lround((std::log2(distortion) + 6) * 5), 1L, 255L));
+// What a byte of a layer saves, in the index: 2^(code / 8 - 4) squared base steps.
+std::uint8_t EncodeSlope(double slope, float base_step) {
+  const double octaves = std::log2(std::max(slope, 1e-300) / (double{base_step} * base_step));
+  return static_cast<std::uint8_t>(std::clamp(std::lround((octaves + 4) * 8), 0L, 255L));
 }
 
-double DecodeDistortion(std::uint8_t code) {
-  return code == 0 ? 0 : std::exp2(code / 5.0 - 6);
+double DecodeSlope(std::uint8_t code, float base_step) {
+  return std::exp2(code / 8.0 - 4) * base_step * base_step;
 }
 
 std::uint64_t TilesOfAllLevels(const AssetHeader& header) {
@@ -39,16 +45,16 @@ std::uint64_t TilesOfAllLevels(const AssetHeader& header) {
   return tiles;
 }
 
-// Visits the pages in their order: `visit(tiles)` with the chunks, there or not, of up to kPageTiles tiles that follow one
-// another in one layer, from the top level down. Stops where it fails.
+// Visits the runs of an index in their order: `visit(tiles)` with the chunks, there or not, of up to kRunTiles tiles that
+// follow one another in one layer, from the top level down. Stops where it fails.
 template <typename Visit>
-Result<void> ForEachPage(const AssetHeader& header, const Visit& visit) {
+Result<void> ForEachRun(const AssetHeader& header, const Visit& visit) {
   std::vector<ChunkId> tiles;
   for (std::uint32_t layer = 0; layer < header.layer_count; ++layer) {
     ChunkId next = {static_cast<std::uint8_t>(layer), static_cast<std::uint8_t>(header.levels.size() - 1), 0};
     for (std::uint64_t left = TilesOfAllLevels(header); left > 0; left -= tiles.size()) {
       tiles.clear();
-      while (tiles.size() < std::min<std::uint64_t>(kPageTiles, left)) {
+      while (tiles.size() < std::min<std::uint64_t>(kRunTiles, left)) {
         tiles.push_back(next);
         if (++next.tile < header.levels[next.level].tile_count()) continue;
         next.tile = 0;
@@ -76,10 +82,10 @@ Result<void> CheckGroups(const AssetHeader& header) {
   std::uint32_t next = 0;
   for (const ComponentGroup& group : header.groups) {
     if (group.first_channel != next || group.basis_index >= header.bases.size() ||
-        !(group.step_weight >= 1e-3f && group.step_weight <= 1e3f)) {
+        !(group.step_weight >= 1e-3f && group.step_weight <= 1e3f) || std::popcount(group.idle_slots) > kMaxIdleSlots) {
       return Fail(Code::kDataLoss,
                   "asset header: expected component groups that follow each other, name a listed basis "
-                  "and have a step weight of 0.001 to 1000, found otherwise at channel " +
+                  "and have a step weight of 0.001 to 1000 and at most three idle slots, found otherwise at channel " +
                       std::to_string(group.first_channel));
     }
     next += group.channel_count;
@@ -125,16 +131,21 @@ Result<AssetHeader> ParseBody(bytes::ByteReader& reader) {
     return Fail(Code::kDataLoss,
                 "asset header: expected a visual weight of 0 to 4, found " + std::to_string(header.visual_weight));
   }
+  HOLO_ASSIGN_OR_RETURN(header.smoothing, ReadLimited<std::uint32_t>(reader, 0, 255, "smoothing"));
   HOLO_ASSIGN_OR_RETURN(header.layer_count, ReadLimited<std::uint32_t>(reader, 1, kMaxLayers, "layers"));
   HOLO_ASSIGN_OR_RETURN(header.max_k, ReadLimited<std::uint32_t>(reader, 0, 1u << 20, "k"));
   HOLO_ASSIGN_OR_RETURN(header.final_mse, reader.ReadFiniteF32());
   if (header.final_mse < 0) return Fail(Code::kDataLoss, "asset header: expected an error of 0 or more");
   HOLO_ASSIGN_OR_RETURN(const auto base_count, ReadLimited<std::size_t>(reader, 1, kMaxBases, "bases"));
   for (std::size_t i = 0; i < base_count; ++i) {
-    basis::Hash hash{};
-    HOLO_ASSIGN_OR_RETURN(const std::span<const std::uint8_t> bytes, reader.ReadSpan(hash.size()));
-    std::copy(bytes.begin(), bytes.end(), hash.begin());
-    header.bases.push_back(hash);
+    HOLO_ASSIGN_OR_RETURN(const auto built_in, ReadLimited<std::size_t>(reader, 0, basis::BuiltIns().size(), "basis"));
+    basis::Hash& hash = header.bases.emplace_back();
+    if (built_in > 0) {
+      hash = basis::BuiltIns()[built_in - 1]->hash();
+    } else {
+      HOLO_ASSIGN_OR_RETURN(const std::span<const std::uint8_t> bytes, reader.ReadSpan(hash.size()));
+      std::copy(bytes.begin(), bytes.end(), hash.begin());
+    }
   }
   HOLO_ASSIGN_OR_RETURN(const auto group_count, ReadLimited<std::size_t>(reader, 1, pixels::kMaxChannels, "groups"));
   std::uint32_t next = 0;
@@ -145,6 +156,7 @@ Result<AssetHeader> ParseBody(bytes::ByteReader& reader) {
                           ReadLimited<std::uint32_t>(reader, 1, basis::kMaxChannelsPerGroup, "channels of a group"));
     HOLO_ASSIGN_OR_RETURN(group.basis_index, ReadLimited<std::uint32_t>(reader, 0, kMaxBases, "basis index"));
     HOLO_ASSIGN_OR_RETURN(group.step_weight, reader.ReadFiniteF32());
+    HOLO_ASSIGN_OR_RETURN(group.idle_slots, ReadLimited<std::uint32_t>(reader, 0, kMaxIdleSlotsMask, "idle slots"));
     next += group.channel_count;
     header.groups.push_back(group);
   }
@@ -273,8 +285,8 @@ pixels::Rect AssetHeader::TileRect(std::uint32_t level_index, std::uint32_t tile
 }
 
 std::uint32_t AssetHeader::ReachPx(std::uint32_t level_index) const {
-  // Half a patch of the level's own filter, and of every filter below it.
-  return level_index == 0 ? 4 : 3 * levels[level_index].px_per_sample;
+  // Half a patch of the level's own filter, and of every filter below it, and what smoothing looks at.
+  return level_index == 0 ? 4 + 3 : 3 * levels[level_index].px_per_sample;
 }
 
 AssetHeader::TileRange AssetHeader::TilesTouching(std::uint32_t level_index, const pixels::Rect& region) const {
@@ -305,16 +317,23 @@ std::vector<std::uint8_t> SerializeHeader(const AssetHeader& header) {
   body.WriteU8(header.metadata.source_orientation);
   body.WriteF32(header.base_step);
   body.WriteF32(header.visual_weight);
+  body.WriteVarint(header.smoothing);
   body.WriteVarint(header.layer_count);
   body.WriteVarint(header.max_k);
   body.WriteF32(header.final_mse);
   body.WriteVarint(header.bases.size());
-  for (const basis::Hash& hash : header.bases) body.WriteSpan(hash);
+  for (const basis::Hash& hash : header.bases) {
+    const auto built_ins = basis::BuiltIns();
+    const auto found = std::find_if(built_ins.begin(), built_ins.end(), [&](const auto& one) { return one->hash() == hash; });
+    body.WriteVarint(found == built_ins.end() ? 0 : static_cast<std::uint64_t>(found - built_ins.begin()) + 1);
+    if (found == built_ins.end()) body.WriteSpan(hash);
+  }
   body.WriteVarint(header.groups.size());
   for (const ComponentGroup& group : header.groups) {
     body.WriteVarint(group.channel_count);
     body.WriteVarint(group.basis_index);
     body.WriteF32(group.step_weight);
+    body.WriteVarint(group.idle_slots);
   }
   body.WriteVarint(header.metadata.icc_profile.size());
   body.WriteSpan(header.metadata.icc_profile);
@@ -406,52 +425,74 @@ Result<AssetReader> AssetReader::Open(std::shared_ptr<const ByteSource> source) 
     offset += size;
   }
 
+  std::vector<double> slopes;
+  for (std::uint32_t layer = 0; layer < reader.header_.layer_count; ++layer) {
+    HOLO_ASSIGN_OR_RETURN(const std::uint8_t code, entries.ReadU8());
+    slopes.push_back(DecodeSlope(code, reader.header_.base_step));
+  }
+
+  // The pages, as far as the file has their tables.
   reader.pages_ = std::make_shared<Pages>();
   constexpr std::uint64_t kMaxFileBytes = std::uint64_t{1} << 48;
-  const auto read_page = [&](std::span<const ChunkId> tiles) -> Result<void> {
-    HOLO_ASSIGN_OR_RETURN(const std::uint64_t table_bytes, entries.ReadVarint(kPageTiles * 8));
-    if (table_bytes == 0) return {};
-    HOLO_ASSIGN_OR_RETURN(const std::uint64_t data_bytes, entries.ReadVarint(kPageTiles * kMaxChunkBytes));
+  const std::uint64_t runs =
+      reader.header_.layer_count * ((TilesOfAllLevels(reader.header_) + kRunTiles - 1) / kRunTiles);
+  std::vector<std::unique_ptr<Pages::Page>> pages;
+  for (std::uint64_t count = 0; !entries.ExpectEnd(); ++count) {
+    if (count == runs) return Fail(Code::kDataLoss, "asset directory: expected at most " + std::to_string(runs) + " pages");
     auto page = std::make_unique<Pages::Page>();
+    HOLO_ASSIGN_OR_RETURN(const std::uint64_t table_bytes, entries.ReadVarint(kMaxTableBytes));
+    HOLO_ASSIGN_OR_RETURN(page->data_bytes, entries.ReadVarint(kRunTiles * kMaxChunkBytes + kPageBytes));
     page->offset = offset;
     page->table_bytes = static_cast<std::uint32_t>(table_bytes);
-    page->data_bytes = data_bytes;
-    offset += table_bytes + 4 + data_bytes;
+    offset += table_bytes + 4 + page->data_bytes;
     if (offset > kMaxFileBytes) return Fail(Code::kDataLoss, "asset directory: expected at most 2^48 bytes in all");
     page->whole = offset <= file.size();
-    const std::uint64_t data_offset = page->offset + table_bytes + 4;
-    if (data_offset > file.size()) return {};  // the file ends before this page's chunks
-
-    std::vector<std::uint8_t> table(table_bytes + 4);
-    HOLO_RETURN_IF_ERROR(file.ReadAt(page->offset, table));
-    raw.insert(raw.end(), table.begin(), table.end());
-    bytes::ByteReader rows(table, "asset index");
-    std::uint64_t used = 0;
-    for (const ChunkId& id : tiles) {
-      HOLO_ASSIGN_OR_RETURN(const std::uint64_t size, rows.ReadVarint(kMaxChunkBytes));
-      if (size == 0) continue;
-      HOLO_ASSIGN_OR_RETURN(const std::uint8_t distortion, rows.ReadU8());
+    if (page->offset + table_bytes + 4 <= file.size()) pages.push_back(std::move(page));
+  }
+  // Runs go on from one table to the next. Behind the last table there are no chunks.
+  std::size_t next_page = 0;
+  std::uint64_t chunk_offset = 0;
+  std::vector<std::uint8_t> table;
+  std::optional<bytes::ByteReader> rows;
+  const auto at_end_of_table = [&] { return !rows || rows->offset() == table.size(); };
+  const auto read_run = [&](std::span<const ChunkId> tiles) -> Result<void> {
+    if (at_end_of_table()) {
+      HOLO_RETURN_IF_ERROR(reader.CheckLastPage(chunk_offset));
+      if (next_page == pages.size()) return {};
+      reader.pages_->all.push_back(std::move(pages[next_page++]));
+      Pages::Page& page = *reader.pages_->all.back();
+      table.resize(page.table_bytes);
+      std::array<std::uint8_t, 4> crc{};
+      HOLO_RETURN_IF_ERROR(file.ReadAt(page.offset, table));
+      HOLO_RETURN_IF_ERROR(file.ReadAt(page.offset + page.table_bytes, crc));
+      raw.insert(raw.end(), table.begin(), table.end());
+      raw.insert(raw.end(), crc.begin(), crc.end());
+      HOLO_ASSIGN_OR_RETURN(page.crc, bytes::ByteReader(crc, "asset index").ReadU32());
+      rows.emplace(table, "asset index");
+      chunk_offset = page.offset + page.table_bytes + 4;
+    }
+    HOLO_ASSIGN_OR_RETURN(const std::span<const std::uint8_t> is_here, rows->ReadSpan((tiles.size() + 7) / 8));
+    for (std::size_t i = 0; i < tiles.size(); ++i) {
+      if ((is_here[i / 8] >> i % 8 & 1) == 0) continue;
+      HOLO_ASSIGN_OR_RETURN(const std::uint64_t size, rows->ReadVarint(kMaxChunkBytes));
+      if (size == 0) return Fail(Code::kDataLoss, "asset index: expected a chunk of at least 1 byte, found 0");
       ChunkInfo chunk;
-      chunk.id = id;
-      chunk.offset = data_offset + used;
+      chunk.id = tiles[i];
+      chunk.offset = chunk_offset;
       chunk.size_bytes = static_cast<std::uint32_t>(size);
-      chunk.distortion = DecodeDistortion(distortion);
-      used += size;
+      chunk.distortion = slopes[chunk.id.layer] * static_cast<double>(size);
+      chunk_offset += size;
       if (chunk.offset >= file.size()) continue;
       reader.chunks_.push_back(chunk);
-      reader.pages_->of_chunk.push_back(static_cast<std::uint32_t>(reader.pages_->all.size()));
+      reader.pages_->of_chunk.push_back(static_cast<std::uint32_t>(reader.pages_->all.size() - 1));
     }
-    HOLO_ASSIGN_OR_RETURN(page->crc, rows.ReadU32());
-    HOLO_RETURN_IF_ERROR(rows.ExpectEnd());
-    if (used != data_bytes) {
-      return Fail(Code::kDataLoss, "asset index at offset " + std::to_string(page->offset) + ": expected chunks of " +
-                                       std::to_string(data_bytes) + " bytes, found " + std::to_string(used));
-    }
-    reader.pages_->all.push_back(std::move(page));
     return {};
   };
-  HOLO_RETURN_IF_ERROR(ForEachPage(reader.header_, read_page));
-  HOLO_RETURN_IF_ERROR(entries.ExpectEnd());
+  HOLO_RETURN_IF_ERROR(ForEachRun(reader.header_, read_run));
+  HOLO_RETURN_IF_ERROR(reader.CheckLastPage(chunk_offset));
+  if (!at_end_of_table() || next_page < pages.size()) {
+    return Fail(Code::kDataLoss, "asset index: expected no more than there are tiles and layers");
+  }
   reader.expected_file_bytes_ = offset;
   if (file.size() > offset) {
     return Fail(Code::kDataLoss, "asset: expected the end at offset " + std::to_string(offset) + ", found a file of " +
@@ -459,6 +500,15 @@ Result<AssetReader> AssetReader::Open(std::shared_ptr<const ByteSource> source) 
   }
   reader.content_hash_ = basis::HashOf(raw);
   return reader;
+}
+
+Result<void> AssetReader::CheckLastPage(std::uint64_t end) const {
+  if (pages_->all.empty()) return {};
+  const Pages::Page& page = *pages_->all.back();
+  const std::uint64_t used = end - (page.offset + page.table_bytes + 4);
+  if (used == page.data_bytes) return {};
+  return Fail(Code::kDataLoss, "asset index at offset " + std::to_string(page.offset) + ": expected chunks of " +
+                                   std::to_string(page.data_bytes) + " bytes, found " + std::to_string(used));
 }
 
 const std::vector<std::uint8_t>* AssetReader::EmbeddedBasis(const basis::Hash& hash) const {
@@ -507,41 +557,58 @@ Result<std::vector<std::uint8_t>> SerializeAsset(const AssetHeader& header,
   bytes::ByteWriter directory;
   directory.WriteVarint(embedded_bases.size());
   for (const auto& bytes : embedded_bases) directory.WriteVarint(bytes.size());
+  std::vector<double> saved(header.layer_count, 0.0);
+  std::vector<double> paid(header.layer_count, 0.0);
+  for (const ChunkData& chunk : chunks) {
+    if (chunk.id.layer >= header.layer_count) continue;  // refused below
+    saved[chunk.id.layer] += std::max(0.0, chunk.distortion);
+    paid[chunk.id.layer] += static_cast<double>(chunk.bytes.size());
+  }
+  for (std::uint32_t layer = 0; layer < header.layer_count; ++layer) {
+    directory.WriteU8(EncodeSlope(saved[layer] / std::max(1.0, paid[layer]), header.base_step));
+  }
   bytes::ByteWriter pages;
+  bytes::ByteWriter table;
   auto next = chunks.begin();
-  const auto write_page = [&](std::span<const ChunkId> tiles) -> Result<void> {
-    bytes::ByteWriter table;
-    std::uint64_t data_bytes = 0;
-    const auto first = next;
-    for (const ChunkId& id : tiles) {
-      const bool here = next != chunks.end() && next->id == id;
-      const std::size_t size = here ? next->bytes.size() : 0;
-      if (size > kMaxChunkBytes) {
-        return Fail(Code::kResourceExhausted, "asset: expected chunks of at most " + std::to_string(kMaxChunkBytes) +
-                                                  " bytes, found " + std::to_string(size));
-      }
-      table.WriteVarint(size);
-      if (size > 0) table.WriteU8(EncodeDistortion(next->distortion));
-      data_bytes += size;
-      if (here) ++next;
-    }
-    if (data_bytes == 0) {
-      directory.WriteVarint(0);
-      return {};
-    }
+  auto page_begin = next;
+  std::uint64_t data_bytes = 0;
+  const auto end_page = [&] {
+    if (data_bytes == 0) return;
     directory.WriteVarint(table.size());
     directory.WriteVarint(data_bytes);
     std::uint32_t crc = bytes::Crc32(table.bytes());
-    for (auto chunk = first; chunk != next; ++chunk) crc = bytes::Crc32(chunk->bytes, crc);
+    for (auto chunk = page_begin; chunk != next; ++chunk) crc = bytes::Crc32(chunk->bytes, crc);
     pages.WriteSpan(table.bytes());
     pages.WriteU32(crc);
-    for (auto chunk = first; chunk != next; ++chunk) {
-      pages.WriteSpan(chunk->bytes);
-      chunk->bytes = {};
+    for (; page_begin != next; ++page_begin) {
+      pages.WriteSpan(page_begin->bytes);
+      page_begin->bytes = {};
     }
+    table = {};
+    data_bytes = 0;
+  };
+  const auto write_run = [&](std::span<const ChunkId> tiles) -> Result<void> {
+    std::vector<std::uint8_t> is_here((tiles.size() + 7) / 8, 0);
+    bytes::ByteWriter sizes;
+    for (std::size_t i = 0; i < tiles.size(); ++i) {
+      if (next == chunks.end() || next->id != tiles[i]) continue;
+      const std::size_t size = next->bytes.size();
+      if (size == 0 || size > kMaxChunkBytes) {
+        return Fail(Code::kResourceExhausted, "asset: expected chunks of 1 to " + std::to_string(kMaxChunkBytes) +
+                                                  " bytes, found " + std::to_string(size));
+      }
+      is_here[i / 8] = static_cast<std::uint8_t>(is_here[i / 8] | 1u << i % 8);
+      sizes.WriteVarint(size);
+      data_bytes += size;
+      ++next;
+    }
+    table.WriteSpan(is_here);
+    table.WriteSpan(sizes.bytes());
+    if (data_bytes >= kPageBytes) end_page();
     return {};
   };
-  HOLO_RETURN_IF_ERROR(ForEachPage(header, write_page));
+  HOLO_RETURN_IF_ERROR(ForEachRun(header, write_run));
+  end_page();
   if (next != chunks.end()) return Fail(Code::kInternal, "asset: a chunk outside the header's levels, tiles or layers");
   bytes::ByteWriter out;
   out.WriteSpan(SerializeHeader(header));

@@ -23,10 +23,10 @@
 
 namespace holo::container {
 
-inline constexpr std::uint8_t kFormatVersion = 4;
+inline constexpr std::uint8_t kFormatVersion = 5;
 // A tile is so many patches wide and high: the larger ones take fewer bytes, the smaller ones fit a view better.
 inline constexpr std::uint32_t kTilePatches = 32;
-inline constexpr std::uint32_t kLargeTilePatches = 64;
+inline constexpr std::uint32_t kLargeTilePatches = 128;
 inline constexpr std::uint32_t kMaxLevels = 16;
 inline constexpr std::uint32_t kMaxLayers = 64;
 inline constexpr std::size_t kMaxHeaderBytes = 32u << 20;
@@ -67,6 +67,7 @@ struct ComponentGroup {
   std::uint32_t channel_count = 1;
   std::uint32_t basis_index = 0;  // into AssetHeader::bases
   float step_weight = 1.0f;       // this group's quantiser step is base_step * step_weight
+  std::uint32_t idle_slots = 0;   // see GroupShape in codec/FORMAT.md
 };
 
 // The colour transform between samples and the planes that are coded (pixels are offset by half the sample range
@@ -82,6 +83,7 @@ struct AssetHeader {
   bool lapped = true;          // samples are filtered across the borders of patches: see codec/FORMAT.md
   float base_step = 1.0f;      // quantiser step of level 0, in sample units
   float visual_weight = 0.0f;  // how much coarser fine detail is quantised: see codec/FORMAT.md; 0: not at all
+  std::uint32_t smoothing = 0;  // of full-size pictures, in 64ths of a step: see codec/FORMAT.md; 0: none
   std::uint32_t layer_count = 1;
   std::uint32_t max_k = 0;             // basis dimensions kept per patch of level 0, means included; 0: all
   float final_mse = 0.0f;              // mean squared error per sample when everything has arrived (encoder's estimate)
@@ -132,7 +134,8 @@ struct ChunkInfo {
   ChunkId id;
   std::uint64_t offset = 0;      // in the file
   std::uint32_t size_bytes = 0;  // > 0
-  double distortion = 0;         // squared error (summed over samples of level 0) that it removes
+  // Squared error (summed over samples of level 0) that it removes: its share of what its layer does, by bytes.
+  double distortion = 0;
 };
 
 // An opened .holo file. A truncated file opens if its header and directory are whole; of the chunks that it lists the
@@ -168,6 +171,8 @@ class AssetReader {
   AssetReader() = default;
 
   struct Pages;
+  // That the chunks of the last page end at `end`, as its length says.
+  [[nodiscard]] Result<void> CheckLastPage(std::uint64_t end) const;
 
   std::shared_ptr<const ByteSource> source_;
   AssetHeader header_;

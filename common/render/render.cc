@@ -10,6 +10,7 @@
 
 #include "common/codec/decoder_state.h"
 #include "common/codec/parallel.h"
+#include "common/render/smoother.h"
 
 namespace holo::render {
 namespace {
@@ -56,10 +57,13 @@ class Renderer {
   // The samples of any window but of the top level: prepares and renders some rows of tiles at a time, on several
   // threads. Each gives rows of its own columns, `width` from `x` on, to `store`.
   using Store = std::function<void(std::uint32_t x, std::uint32_t width, std::uint32_t y, const float* const* rows)>;
-  void Stream(std::uint32_t level, std::uint32_t reduction, const Window& window, const Store& store);
+  void Stream(std::uint32_t level, std::uint32_t reduction, const Window& window, bool smooth, const Store& store);
 
  private:
   friend class LevelRows;
+
+  // Of smoothing's windows at the patches of level 0 that they begin in; see Smoother::Limits.
+  void SetLimits(std::uint32_t channel, std::int64_t x, std::int64_t y, std::size_t count, float* limits) const;
 
   [[nodiscard]] std::vector<Plane> TopSamples(std::uint32_t level, const Window& window) const;
   [[nodiscard]] const codec::TilePatches* Find(std::uint32_t level, std::uint32_t tile) const {
@@ -291,18 +295,62 @@ std::vector<Plane> Renderer::TopSamples(std::uint32_t level, const Window& windo
   return planes;
 }
 
-void Renderer::Stream(std::uint32_t level_index, std::uint32_t reduction, const Window& window, const Store& store) {
+void Renderer::SetLimits(std::uint32_t channel, std::int64_t x, std::int64_t y, std::size_t count,
+                         float* limits) const {
+  const container::Level& level = LevelAt(0);
+  std::size_t g = 0;
+  const auto& groups = state_.layout.groups;
+  while (channel >= groups[g].group.first_channel + groups[g].group.channel_count) ++g;
+  const auto tile_px = static_cast<std::int64_t>(level.tile_patches) * level.patch_px;
+  const auto tile_at = [tile_px](std::int64_t at, std::uint32_t tiles) {
+    return static_cast<std::uint32_t>(std::clamp<std::int64_t>(at / tile_px, 0, tiles - 1));
+  };
+  const std::uint32_t row = tile_at(y, level.tiles_y);
+  // A window's coefficients are four times as large as those of an orthonormal transform. Where steps are wide, detail is
+  // not: the limit rises ever more slowly.
+  const float factor = 4.0f / 64 * static_cast<float>(state_.header.smoothing);
+  const float wide = pixels::MaxSample(state_.header.layout.sample_type) / 4;
+  for (std::size_t i = 0; i < count;) {
+    const std::uint32_t column = tile_at(x + static_cast<std::int64_t>(i), level.tiles_x);
+    const std::int64_t end = column + 1 == level.tiles_x ? x + static_cast<std::int64_t>(count) : (column + 1) * tile_px;
+    const std::size_t last = std::min(count, static_cast<std::size_t>(end - x));
+    const codec::TilePatches* tile = Find(0, row * level.tiles_x + column);
+    const float step = tile != nullptr ? tile->groups[g].known_step : 0.0f;
+    const float limit = factor * step / (1 + step / wide);
+    std::fill(limits + i, limits + last, limit);
+    i = last;
+  }
+}
+
+void Renderer::Stream(std::uint32_t level_index, std::uint32_t reduction, const Window& wanted, bool smooth,
+                      const Store& store) {
   const container::Level& level = LevelAt(level_index);
+  const auto grow = [&](const Window& part) {
+    if (!smooth) return part;
+    const SmoothArea area = SmoothArea{part.x0, part.y0, part.x1, part.y1}.Grown(level.width, level.height);
+    return Window{area.x0, area.y0, area.x1, area.y1};
+  };
+  const Window window = grow(wanted);
   const Window patches = PatchesOf(level, reduction, window);
   // Columns small enough for two strips of each to stay in the second-level cache, and as many for every thread.
   constexpr std::uint32_t kColumns = 512;
-  const std::uint32_t rounds = (window.width() + kColumns * threads_ - 1) / (kColumns * threads_);
+  const std::uint32_t rounds = (wanted.width() + kColumns * threads_ - 1) / (kColumns * threads_);
   // Whole vectors of output.
-  const std::uint32_t width = (window.width() / (rounds * threads_) + 64) / 64 * 64;
-  std::vector<std::pair<Window, std::unique_ptr<LevelRows>>> columns;
-  for (std::uint32_t x = window.x0; x < window.x1; x += width) {
-    const Window part{x, window.y0, std::min(x + width, window.x1), window.y1};
-    columns.emplace_back(part, std::make_unique<LevelRows>(*this, level_index, reduction, part));
+  const std::uint32_t width = (wanted.width() / (rounds * threads_) + 64) / 64 * 64;
+  struct Columns {
+    Window part;
+    std::unique_ptr<LevelRows> rows;
+    std::unique_ptr<Smoother> smoother;
+  };
+  std::vector<Columns> columns;
+  for (std::uint32_t x = wanted.x0; x < wanted.x1; x += width) {
+    Columns& one = columns.emplace_back();
+    one.part = {x, wanted.y0, std::min(x + width, wanted.x1), wanted.y1};
+    one.rows = std::make_unique<LevelRows>(*this, level_index, reduction, grow(one.part));
+    if (!smooth) continue;
+    one.smoother = std::make_unique<Smoother>(
+        SmoothArea{one.part.x0, one.part.y0, one.part.x1, one.part.y1}, level.width, level.height,
+        state_.header.layout.channels, [this](auto... where) { SetLimits(where...); });
   }
   // Rows of tiles whose coefficients are held at a time.
   constexpr std::uint32_t kPatches = 1u << 17;
@@ -311,12 +359,20 @@ void Renderer::Stream(std::uint32_t level_index, std::uint32_t reduction, const 
     const std::uint32_t end = std::min((y / level.tile_patches + tile_rows) * level.tile_patches, patches.y1);
     Prepare(level_index, {patches.x0, y, patches.x1, end});
     codec::ForEach(threads_, columns.size(), [&](std::size_t i) {
-      const Window& part = columns[i].first;
-      columns[i].second->Advance(
-          end, [&](std::uint32_t row, const float* const* rows) { store(part.x0, part.width(), row, rows); });
+      const Columns& one = columns[i];
+      const Sink finished = [&](std::uint32_t row, const float* const* rows) {
+        store(one.part.x0, one.part.width(), row, rows);
+      };
+      if (one.smoother == nullptr) {
+        one.rows->Advance(end, finished);
+      } else {
+        one.rows->Advance(end, [&](std::uint32_t row, const float* const* rows) { one.smoother->Add(row, rows, finished); });
+      }
     });
     y = end;
-    Forget(level_index, y / level.tile_patches);
+    // Smoothing looks back at the limits of the row before.
+    const std::uint32_t kept_rows = smooth ? 1 : 0;
+    Forget(level_index, y / level.tile_patches - std::min(y / level.tile_patches, kept_rows));
   }
 }
 
@@ -402,16 +458,18 @@ Result<void> RenderInto(const Decoder& decoder, const View& wanted, const Output
   Renderer renderer(decoder.state(), view.k, std::max(threads, 1u));
   const Window window{rect.x, rect.y, rect.x + rect.width, rect.y + rect.height};
   if (level + 1 < header.levels.size()) {
-    renderer.Stream(level, reduction, window, store);
+    const bool whole = view.k == 0 || view.k >= decoder.state().layout.dimensions();
+    const bool smooth = view.smooth && whole && view.scale_log2 == 0 && header.smoothing > 0;
+    renderer.Stream(level, reduction, window, smooth, store);
     return {};
   }
   // The top level, which is small: boxes of its samples.
-  const container::Level& whole = header.levels[level];
+  const container::Level& top = header.levels[level];
   const auto scaled = [reduction](std::uint32_t value, std::uint32_t limit) {
     return static_cast<std::uint32_t>(std::min<std::uint64_t>(std::uint64_t{value} << reduction, limit));
   };
-  const Window samples{scaled(window.x0, whole.width), scaled(window.y0, whole.height), scaled(window.x1, whole.width),
-                       scaled(window.y1, whole.height)};
+  const Window samples{scaled(window.x0, top.width), scaled(window.y0, top.height), scaled(window.x1, top.width),
+                       scaled(window.y1, top.height)};
   renderer.Prepare(level, samples);
   std::vector<Plane> planes = renderer.Samples(level, 0, samples);
   if (reduction > 0) {

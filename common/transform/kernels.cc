@@ -26,6 +26,10 @@ void StoreRow(const float* const* rows, std::uint32_t channels, bool ycbcr, std:
 void StoreRow(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint16_t* out) {
   plain::StoreRow(rows, channels, ycbcr, count, out);
 }
+void SmoothRow(const float* const* rows, const float* limits, std::size_t count, float* scratch,
+               float* const* removed) {
+  plain::SmoothRow(rows, limits, count, scratch, removed);
+}
 
 }  // namespace holo::transform
 
@@ -63,6 +67,10 @@ void StoreRow8(const float* const* rows, std::uint32_t channels, bool ycbcr, std
 }
 void StoreRow16(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint16_t* out) {
   plain::StoreRow(rows, channels, ycbcr, count, out);
+}
+
+void Smooth(const float* const* rows, const float* limits, std::size_t count, float* scratch, float* const* removed) {
+  plain::SmoothRow(rows, limits, count, scratch, removed);
 }
 
 #else
@@ -398,6 +406,77 @@ void StoreRow16(const float* const* rows, std::uint32_t channels, bool ycbcr, st
   StoreRowOf(rows, channels, ycbcr, count, out);
 }
 
+// As plain.h's SmoothRow() has them.
+template <class Vector>
+HWY_INLINE void Forward4(Vector& a, Vector& b, Vector& c, Vector& d) {
+  const auto s0 = hn::Add(a, b), s1 = hn::Add(c, d), d0 = hn::Sub(a, b), d1 = hn::Sub(c, d);
+  a = hn::Add(s0, s1), b = hn::Sub(s0, s1), c = hn::Add(d0, d1), d = hn::Sub(d0, d1);
+}
+template <class Vector>
+HWY_INLINE void Backward4(Vector& a, Vector& b, Vector& c, Vector& d) {
+  const auto s0 = hn::Add(a, b), d0 = hn::Sub(a, b), s1 = hn::Add(c, d), d1 = hn::Sub(c, d);
+  a = hn::Add(s0, s1), b = hn::Sub(s0, s1), c = hn::Add(d0, d1), d = hn::Sub(d0, d1);
+}
+
+void Smooth(const float* const* rows, const float* limits, std::size_t count, float* scratch, float* const* removed) {
+  const hn::CappedTag<float, kSmoothPadding> tag;
+  const std::size_t lanes = hn::Lanes(tag);
+  // Room for a whole vector behind each row, and its zeros.
+  const std::size_t stride = count + 2 * kSmoothPx + kSmoothPadding;
+  float* const vertical = scratch;            // [4][stride]
+  float* const windows = scratch + 4 * stride;  // [v][u][stride]; window x is at 3 + x
+  for (std::size_t x = 0; x < count + 3; x += lanes) {
+    // The last vector ends with the rows.
+    const std::size_t at = count + 3 < lanes ? 0 : HWY_MIN(x, count + 3 - lanes);
+    auto a = hn::LoadU(tag, rows[0] + at), b = hn::LoadU(tag, rows[1] + at);
+    auto c = hn::LoadU(tag, rows[2] + at), d = hn::LoadU(tag, rows[3] + at);
+    Forward4(a, b, c, d);
+    hn::StoreU(a, tag, vertical + at);
+    hn::StoreU(b, tag, vertical + stride + at);
+    hn::StoreU(c, tag, vertical + 2 * stride + at);
+    hn::StoreU(d, tag, vertical + 3 * stride + at);
+  }
+  for (std::size_t v = 0; v < 4; ++v) {
+    const float* from = vertical + v * stride;
+    float* to = windows + 4 * v * stride;
+    for (std::size_t x = 0; x < count; x += lanes) {
+      const std::size_t at = count < lanes ? 0 : HWY_MIN(x, count - lanes);
+      const auto limit = hn::LoadU(tag, limits + at);
+      auto a = hn::LoadU(tag, from + at), b = hn::LoadU(tag, from + at + 1);
+      auto c = hn::LoadU(tag, from + at + 2), d = hn::LoadU(tag, from + at + 3);
+      Forward4(a, b, c, d);
+      a = v == 0 ? hn::Zero(tag) : hn::IfThenElseZero(hn::Lt(hn::Abs(a), limit), a);
+      b = hn::IfThenElseZero(hn::Lt(hn::Abs(b), limit), b);
+      c = hn::IfThenElseZero(hn::Lt(hn::Abs(c), limit), c);
+      d = hn::IfThenElseZero(hn::Lt(hn::Abs(d), limit), d);
+      Backward4(a, b, c, d);
+      hn::StoreU(a, tag, to + 3 + at);
+      hn::StoreU(b, tag, to + stride + 3 + at);
+      hn::StoreU(c, tag, to + 2 * stride + 3 + at);
+      hn::StoreU(d, tag, to + 3 * stride + 3 + at);
+    }
+    for (std::size_t u = 0; u < 4; ++u) {
+      for (std::size_t i = 0; i < 3; ++i) to[u * stride + i] = to[u * stride + 3 + count + i] = 0;
+    }
+  }
+  const auto add = [&](auto one, std::size_t x) HWY_ATTR {
+    const auto sum = [&](std::size_t v) HWY_ATTR {
+      const float* at = windows + 4 * v * stride + 3 + x;
+      const auto two = hn::Add(hn::LoadU(one, at), hn::LoadU(one, at + stride - 1));
+      return hn::Add(hn::Add(two, hn::LoadU(one, at + 2 * stride - 2)), hn::LoadU(one, at + 3 * stride - 3));
+    };
+    auto a = sum(0), b = sum(1), c = sum(2), d = sum(3);
+    Backward4(a, b, c, d);
+    hn::StoreU(hn::Add(hn::LoadU(one, removed[0] + x), a), one, removed[0] + x);
+    hn::StoreU(hn::Add(hn::LoadU(one, removed[1] + x), b), one, removed[1] + x);
+    hn::StoreU(hn::Add(hn::LoadU(one, removed[2] + x), c), one, removed[2] + x);
+    hn::StoreU(hn::Add(hn::LoadU(one, removed[3] + x), d), one, removed[3] + x);
+  };
+  std::size_t x = 0;
+  for (; x + lanes <= count + 3; x += lanes) add(tag, x);
+  for (; x < count + 3; ++x) add(hn::CappedTag<float, 1>(), x);
+}
+
 #endif  // HWY_TARGET == HWY_SCALAR
 
 }  // namespace
@@ -414,6 +493,7 @@ HWY_EXPORT(Gather);
 HWY_EXPORT(ProjectPatch);
 HWY_EXPORT(StoreRow8);
 HWY_EXPORT(StoreRow16);
+HWY_EXPORT(Smooth);
 
 void FilterRows(const LapMatrix& matrix, float* const* above, float* const* below, std::size_t count) {
   HWY_DYNAMIC_DISPATCH(Filter)(matrix, above, below, count);
@@ -433,6 +513,10 @@ void StoreRow(const float* const* rows, std::uint32_t channels, bool ycbcr, std:
 }
 void StoreRow(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint16_t* out) {
   HWY_DYNAMIC_DISPATCH(StoreRow16)(rows, channels, ycbcr, count, out);
+}
+void SmoothRow(const float* const* rows, const float* limits, std::size_t count, float* scratch,
+               float* const* removed) {
+  HWY_DYNAMIC_DISPATCH(Smooth)(rows, limits, count, scratch, removed);
 }
 
 }  // namespace holo::transform

@@ -41,6 +41,7 @@ void SynthesiseStrip(const StripShape& shape, const PatchSum* patches, float* sc
                      std::size_t out_stride);
 void StoreRow(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint8_t* out);
 void StoreRow(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint16_t* out);
+void SmoothRow(const float* const* rows, const float* limits, std::size_t count, float* scratch, float* const* removed);
 
 }  // namespace plain
 }  // namespace holo::transform

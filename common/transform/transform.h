@@ -111,4 +111,20 @@ void LapBorderInverse(std::uint32_t patch_px, std::uint32_t reduction, float* co
 void StoreRow(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint8_t* out);
 void StoreRow(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint16_t* out);
 
+// Smoothing: the Hadamard transform of a window of 4 x 4 samples at every place of a plane; of its coefficients but the
+// first, those of less than a limit are what quantisation has left of nothing. They are added up over the windows, and
+// a share of them is taken away.
+inline constexpr std::uint32_t kSmoothPx = 4;
+inline constexpr std::size_t kSmoothPadding = 16;
+
+// Floats that SmoothRow() needs to work with for `count` windows.
+[[nodiscard]] constexpr std::size_t SmoothScratch(std::size_t count) {
+  return 20 * (count + 2 * kSmoothPx + kSmoothPadding);
+}
+
+// Adds to `removed`, four rows of count + 3 samples, what is below limits[x] in window x of `count`, sixteen times the
+// sample values; `rows` are the four rows of count + 3 samples that the windows lie in. Rows and limits are followed by
+// kSmoothPadding floats that may be read.
+void SmoothRow(const float* const* rows, const float* limits, std::size_t count, float* scratch, float* const* removed);
+
 }  // namespace holo::transform

@@ -344,8 +344,8 @@ TEST_CASE("every prefix of the file renders, and more bytes are a better picture
   const AssetReader whole = OpenFile(file);
   REQUIRE(!whole.chunks().empty());
   const std::size_t first_pixels = whole.chunks().front().offset;
-  double last_psnr = 0;
-  double falls = 0;
+  double last_psnr[2] = {};  // of the projection, and smoothed
+  double falls[2] = {};
   for (std::size_t size = first_pixels; size <= file.size(); size += file.size() / 60) {
     CAPTURE(size);
     std::vector<std::uint8_t> prefix(file.begin(), file.begin() + static_cast<std::ptrdiff_t>(size));
@@ -353,12 +353,17 @@ TEST_CASE("every prefix of the file renders, and more bytes are a better picture
     CHECK(reader.is_truncated() == (size < file.size()));
     Decoder decoder = Decoder::Create(reader.header(), ResolverOf(reader)).value();
     CHECK(AddAll(decoder, reader).has_value());
-    const double psnr = quality::Psnr(original, render::Render(decoder, {}).value()).value();
-    falls = std::max(falls, last_psnr - psnr);
-    last_psnr = psnr;
+    for (const std::size_t i : {0, 1}) {
+      const Picture shown = render::Render(decoder, {{}, 0, 0, i == 1}).value();
+      const double psnr = quality::Psnr(original, shown).value();
+      falls[i] = std::max(falls[i], last_psnr[i] - psnr);
+      last_psnr[i] = psnr;
+    }
   }
-  CHECK(falls < 0.05);
-  CHECK(last_psnr > 38);
+  CHECK(falls[0] < 0.05);
+  CHECK(falls[1] < 0.2);  // smoothed by more or less, it comes and goes a little
+  CHECK(last_psnr[0] > 38);
+  CHECK(last_psnr[1] > last_psnr[0]);
 }
 
 TEST_CASE("chunks in any order give the same picture, and a subset gives its best") {
@@ -442,7 +447,7 @@ TEST_CASE("a limit in bytes is kept and used") {
     options.max_bytes = limit;
     const Encoded encoded = Encode(original, options).value();
     CHECK(encoded.file.size() <= limit);
-    CHECK(encoded.file.size() > limit * 95 / 100);
+    CHECK(encoded.file.size() >= limit * 95 / 100);
   }
   EncodeOptions impossible = Universal(75);
   impossible.max_bytes = 50;

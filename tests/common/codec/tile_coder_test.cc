@@ -19,23 +19,25 @@ struct Tile {
   TileKind kind;
   std::uint32_t columns;
   std::uint32_t rows;
-  std::vector<std::uint32_t> counts;
+  std::vector<GroupShape> shapes;
 };
 
 const Tile kTiles[] = {
-    {"a whole tile of a picture", TileKind::kPicture, 32, 32, {63, 63, 63}},
-    {"a large one", TileKind::kPicture, 64, 35, {63, 63}},
-    {"a narrow one", TileKind::kPicture, 5, 17, {63, 63, 63}},
-    {"few dimensions", TileKind::kPicture, 19, 4, {11, 3}},
-    {"one group", TileKind::kPicture, 16, 9, {64}},
-    {"groups of different sizes", TileKind::kPicture, 31, 3, {63, 20, 20, 41}},
-    {"more dimensions than the kernels know", TileKind::kPicture, 6, 5, {65, 320}},
-    {"means", TileKind::kMeans, 32, 12, {15, 15, 15}},
-    {"the top", TileKind::kTop, 7, 9, {1, 1, 1}},
-    {"one sample", TileKind::kTop, 1, 1, {1}},
-    {"of a drawing", TileKind::kDrawing, 21, 32, {63, 63, 63}},
-    {"a drawing's means", TileKind::kDrawingMeans, 14, 9, {15, 15, 15}},
-    {"a drawing's top", TileKind::kDrawingTop, 3, 5, {1, 1, 1}},
+    {"a whole tile of a picture", TileKind::kPicture, 32, 32, {{63}, {63}, {63}}},
+    {"a large one", TileKind::kPicture, 64, 35, {{63}, {63}}},
+    {"a narrow one", TileKind::kPicture, 5, 17, {{63}, {63}, {63}}},
+    {"few dimensions", TileKind::kPicture, 19, 4, {{11}, {3}}},
+    {"groups that are ahead", TileKind::kPicture, 23, 14, {{63}, {63, 0b101}, {63, 0b1110}}},
+    {"groups that are ahead, with more dimensions", TileKind::kPicture, 5, 4, {{65, 1}, {70, 0b11}}},
+    {"one group", TileKind::kPicture, 16, 9, {{64}}},
+    {"groups of different sizes", TileKind::kPicture, 31, 3, {{63}, {20}, {20}, {41}}},
+    {"more dimensions than the kernels know", TileKind::kPicture, 6, 5, {{65}, {320}}},
+    {"means", TileKind::kMeans, 32, 12, {{15}, {15}, {15}}},
+    {"the top", TileKind::kTop, 7, 9, {{1}, {1}, {1}}},
+    {"one sample", TileKind::kTop, 1, 1, {{1}}},
+    {"of a drawing", TileKind::kDrawing, 21, 32, {{63}, {63}, {63}}},
+    {"a drawing's means", TileKind::kDrawingMeans, 14, 9, {{15}, {15}, {15}}},
+    {"a drawing's top", TileKind::kDrawingTop, 3, 5, {{1}, {1}, {1}}},
 };
 
 // Coefficients that fall with k, busy in some places and empty in others.
@@ -43,7 +45,7 @@ TileCode Encode(const Tile& tile, double largest, unsigned seed) {
   std::mt19937 random(seed);
   std::normal_distribution<double> normal;
   std::vector<std::vector<float>> targets, weights;
-  for (const std::uint32_t count : tile.counts) {
+  for (const auto& [count, idle_slots] : tile.shapes) {
     std::vector<float>& target = targets.emplace_back();
     for (std::uint32_t patch = 0; patch < tile.columns * tile.rows; ++patch) {
       const double busy = (patch / 4 % 3) * 0.5;
@@ -53,7 +55,7 @@ TileCode Encode(const Tile& tile, double largest, unsigned seed) {
     }
     weights.emplace_back(count, 1.0f);
   }
-  return EncodeTile(tile.kind, tile.columns, tile.rows, tile.counts, targets, weights, Quantiser{});
+  return EncodeTile(tile.kind, tile.columns, tile.rows, tile.shapes, targets, weights, Quantiser{});
 }
 
 template <class T>
@@ -63,7 +65,7 @@ bool Same(const std::vector<T>& a, const std::vector<T>& b) {
 
 // What differs, or nothing.
 std::string Difference(const TileState& a, const TileState& b) {
-  if (a.top_plane != b.top_plane || a.passes != b.passes) return "passes";
+  if (a.top_slot != b.top_slot || a.passes != b.passes) return "passes";
   for (std::size_t g = 0; g < a.groups.size(); ++g) {
     if (!Same(a.groups[g].values, b.groups[g].values)) return "values of group " + std::to_string(g);
     if (!Same(a.groups[g].strengths, b.groups[g].strengths)) return "strengths of group " + std::to_string(g);
@@ -83,8 +85,8 @@ std::string Difference(const TileState& a, const TileState& b) {
 // Decodes `bytes` in pieces that end at `ends`, both ways, and says what differs.
 std::string DifferenceOf(const Tile& tile, const std::vector<std::uint8_t>& bytes, const std::vector<CutPoint>& cuts,
                          std::size_t pieces, bool partial) {
-  TileDecoder plain(tile.kind, tile.columns, tile.rows, tile.counts, true);
-  TileDecoder fast(tile.kind, tile.columns, tile.rows, tile.counts);
+  TileDecoder plain(tile.kind, tile.columns, tile.rows, tile.shapes, true);
+  TileDecoder fast(tile.kind, tile.columns, tile.rows, tile.shapes);
   std::size_t passes = 0;
   std::size_t begin = 0;
   for (std::size_t piece = 0; piece < pieces; ++piece) {
@@ -142,7 +144,7 @@ TEST_CASE("the vector kernels decode damaged bytes as the plain decoder does") {
       for (int i = 0; i < 4; ++i) bytes[random() % bytes.size()] ^= static_cast<std::uint8_t>(1 + random() % 255);
       CHECK(DifferenceOf(tile, bytes, code.cuts, 1 + static_cast<std::size_t>(attempt) % 4, false) == "");
       // Whatever the passes are said to be.
-      const std::vector<CutPoint> more(300, CutPoint{static_cast<std::uint32_t>(bytes.size()), 0, 0});
+      const std::vector<CutPoint> more(300, CutPoint{static_cast<std::uint32_t>(bytes.size()), 0, 0, 0});
       CHECK(DifferenceOf(tile, bytes, more, 1, false) == "");
     }
   }
@@ -166,7 +168,7 @@ TEST_CASE("sums that follow each change are those of the strengths") {
   for (const Tile& tile : kTiles) {
     CAPTURE(tile.name);
     const TileCode code = Encode(tile, 100, 7);
-    TileDecoder decoder(tile.kind, tile.columns, tile.rows, tile.counts);
+    TileDecoder decoder(tile.kind, tile.columns, tile.rows, tile.shapes);
     decoder.Decode(code.cuts.size(), code.bytes, false);
     TileState state = decoder.state();
     CHECK(state.finished());

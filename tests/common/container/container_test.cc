@@ -14,11 +14,12 @@ AssetHeader SmallHeader() {
   header.metadata.source_orientation = 3;
   header.color_transform = ColorTransform::kYCbCr;
   header.base_step = 4.5f;
+  header.smoothing = 28;
   header.layer_count = 3;
   header.max_k = 30;
   header.final_mse = 1.25f;
   header.bases = {basis::BuiltInLuma()->hash(), basis::BuiltInChroma()->hash()};
-  header.groups = {{0, 1, 0, 1.0f}, {1, 1, 1, 1.5f}, {2, 1, 1, 1.5f}};
+  header.groups = {{0, 1, 0, 1.0f, 0}, {1, 1, 1, 1.5f, 0b10}, {2, 1, 1, 1.5f, 0b10101}};
   header.levels = DeriveLevels(700, 300);
   return header;
 }
@@ -81,7 +82,7 @@ TEST_CASE("a header's bytes give the header back") {
   large.large_tiles = true;
   const AssetHeader parsed_large = ParseHeader(SerializeHeader(large)).value();
   CHECK(parsed_large.large_tiles);
-  CHECK(parsed_large.levels.front().tile_count() == 2);
+  CHECK(parsed_large.levels.front().tile_count() == 1);
   CHECK(parsed.metadata == header.metadata);
   CHECK(parsed.base_step == header.base_step);
   CHECK(parsed.layer_count == header.layer_count);
@@ -91,6 +92,16 @@ TEST_CASE("a header's bytes give the header back") {
   REQUIRE(parsed.groups.size() == 3);
   CHECK(parsed.groups[2].first_channel == 2);
   CHECK(parsed.groups[2].step_weight == 1.5f);
+  CHECK(parsed.groups[1].idle_slots == 0b10);
+  CHECK(parsed.groups[2].idle_slots == 0b10101);
+  CHECK(parsed.smoothing == 28);
+  AssetHeader idle = SmallHeader();
+  idle.groups[1].idle_slots = 0b1111;
+  CHECK_FALSE(ParseHeader(SerializeHeader(idle)).has_value());
+  AssetHeader unknown = SmallHeader();
+  unknown.bases[1] = basis::HashOf(std::vector<std::uint8_t>{1, 2, 3});
+  CHECK(ParseHeader(SerializeHeader(unknown)).value().bases == unknown.bases);
+  CHECK(SerializeHeader(unknown).size() == SerializeHeader(header).size() + sizeof(basis::Hash));
   CHECK(parsed.levels.size() == header.levels.size());
 }
 
@@ -111,20 +122,30 @@ TEST_CASE("a file gives every chunk back, in sending order") {
                          [](const ChunkInfo& a, const ChunkInfo& b) { return a.id < b.id && a.offset < b.offset; }));
     CHECK(reader.chunks().front().id.level == header.levels.size() - 1);
     std::size_t bytes = SerializeHeader(header).size();
+    std::vector<double> saved(header.layer_count), claimed(header.layer_count), paid(header.layer_count);
     for (const ChunkData& chunk : chunks) {
       const ChunkInfo* info = reader.FindChunk(chunk.id);
       REQUIRE(info != nullptr);
       CHECK(reader.ReadChunk(*info).value() == chunk.bytes);
-      CHECK(info->distortion / chunk.distortion > 0.93);
-      CHECK(info->distortion / chunk.distortion < 1.07);
+      saved[chunk.id.layer] += chunk.distortion;
+      claimed[chunk.id.layer] += info->distortion;
+      paid[chunk.id.layer] += info->size_bytes;
       bytes += chunk.bytes.size();
+    }
+    // Each layer saves what it should, and every byte of it the same.
+    for (std::size_t layer = 0; layer < header.layer_count; ++layer) {
+      CHECK(claimed[layer] / saved[layer] > 0.95);
+      CHECK(claimed[layer] / saved[layer] < 1.05);
+    }
+    for (const ChunkInfo& info : reader.chunks()) {
+      CHECK(info.distortion / info.size_bytes == doctest::Approx(claimed[info.id.layer] / paid[info.id.layer]));
     }
     CHECK(reader.FindChunk({2, 0, 0}) == nullptr);
     CHECK(reader.header_bytes() == SerializeHeader(header));
-    // What says where a chunk is takes three bytes, one where there is none, and eight for a page.
+    // What says where a chunk is takes two bytes, an eighth of one where there is none, and ten for a page.
     std::size_t tiles = 0;
     for (const Level& level : header.levels) tiles += level.tile_count() * header.layer_count;
-    CHECK(file.size() - bytes < 2 * chunks.size() + tiles + 8 * (tiles / 64 + header.layer_count) + 10);
+    CHECK(file.size() - bytes < 2 * chunks.size() + tiles / 8 + 11 * (tiles / 64 + header.layer_count) + 10);
   }
 }
 
@@ -203,11 +224,12 @@ TEST_CASE("tiles and what they touch") {
   CHECK(border.y1 == 1);
   AssetHeader large = header;
   large.large_tiles = true;
-  large.levels = DeriveLevels(700, 300, true);
-  CHECK(large.TileRect(0, 1) == pixels::Rect{512, 0, 188, 300});
-  CHECK(large.TileRect(1, 0) == pixels::Rect{0, 0, 700, 300});
-  CHECK(large.TilesTouching(0, {258, 100, 50, 155}).x1 == 0);
-  CHECK(large.TilesTouching(0, {500, 100, 9, 50}).x1 == 1);
+  large.layout.width = 1200;
+  large.levels = DeriveLevels(1200, 300, true);
+  CHECK(large.TileRect(0, 1) == pixels::Rect{1024, 0, 176, 300});
+  CHECK(large.TileRect(1, 0) == pixels::Rect{0, 0, 1200, 300});
+  CHECK(large.TilesTouching(0, {458, 100, 550, 155}).x1 == 0);
+  CHECK(large.TilesTouching(0, {458, 100, 560, 155}).x1 == 1);
 }
 
 }  // namespace

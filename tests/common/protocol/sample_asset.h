@@ -28,8 +28,7 @@ inline const std::vector<std::uint8_t>& SampleBasis() {
   return bytes;
 }
 
-// The bytes of a .holo file: grey, its basis embedded. A level's chunks save more the coarser it is, and less with
-// every layer.
+// The bytes of a .holo file: grey, its basis embedded. A byte saves a quarter with every layer.
 inline std::vector<std::uint8_t> SampleFile(const SampleOptions& options) {
   container::AssetHeader header;
   header.layout = {options.width, options.height, 1, pixels::SampleType::kU8, pixels::ColorModel::kGray, false};
@@ -43,15 +42,14 @@ inline std::vector<std::uint8_t> SampleFile(const SampleOptions& options) {
 
   std::mt19937 random(options.seed);
   std::vector<container::ChunkData> chunks;
-  double pixels_per_tile = 65536;
-  for (std::uint32_t level = 0; level < header.levels.size(); ++level, pixels_per_tile *= 16) {
+  for (std::uint32_t level = 0; level < header.levels.size(); ++level) {
     for (std::uint32_t tile = 0; tile < header.levels[level].tile_count(); ++tile) {
-      double saved = 500.0 * pixels_per_tile;
+      double saved = 180'000;  // by a byte
       for (std::uint32_t layer = 0; layer < options.layers; ++layer, saved /= 4) {
         container::ChunkData chunk;
         chunk.id = {static_cast<std::uint8_t>(layer), static_cast<std::uint8_t>(level), tile};
-        chunk.distortion = saved * (0.5 + static_cast<double>(random() % 1000) / 1000);
         chunk.bytes.resize(options.chunk_bytes / 2 + random() % options.chunk_bytes + 1);
+        chunk.distortion = saved * static_cast<double>(chunk.bytes.size());
         for (std::uint8_t& byte : chunk.bytes) byte = static_cast<std::uint8_t>(random());
         chunks.push_back(std::move(chunk));
       }

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <span>
+#include <utility>
 
 #include "common/quality/quality.h"
 
@@ -79,6 +81,66 @@ TEST_CASE("any region is the same pixels as that part of the whole, at every sca
       CHECK(std::ranges::equal(part.bytes(), expected.bytes()));
     }
   }
+}
+
+TEST_CASE("a smoothed region is that part of the smoothed whole: small pictures, borders of tiles, parts of a stream") {
+  const auto check = [](const codec::Decoder& decoder, std::uint32_t width, std::uint32_t height,
+                        std::span<const pixels::Rect> regions) {
+    REQUIRE(decoder.header().smoothing > 0);
+    const Picture whole = Render(decoder, {}).value();
+    const Picture projected = Render(decoder, {{}, 0, 0, false}).value();
+    CHECK(whole.layout() == projected.layout());
+    for (const pixels::Rect& region : regions) {
+      if (region.x + region.width > width || region.y + region.height > height) continue;
+      CAPTURE(region.x);
+      CAPTURE(region.y);
+      CHECK(std::ranges::equal(Render(decoder, {region, 0, 0}, 2).value().bytes(), whole.Crop(region).value().bytes()));
+      CHECK(std::ranges::equal(Render(decoder, {region, 0, 0, false}).value().bytes(),
+                               projected.Crop(region).value().bytes()));
+    }
+  };
+  codec::EncodeOptions options;
+  options.quality = 40;
+  options.lapped = true;
+  const auto file_of = [&options](std::uint32_t width, std::uint32_t height) {
+    const auto file = codec::Encode(Scene(width, height), options).value().file;
+    return container::AssetReader::Open(std::make_shared<container::MemorySource>(file)).value();
+  };
+  constexpr pixels::Rect kSmall[] = {{0, 0, 1, 1}, {1, 0, 2, 1}, {0, 2, 1, 3}, {2, 2, 1, 1}, {1, 1, 4, 3}, {3, 0, 1, 6}};
+  for (const auto& [width, height] : {std::pair{1u, 1u}, {2u, 1u}, {1u, 3u}, {3u, 3u}, {4u, 2u}, {5u, 6u}, {9u, 17u}}) {
+    CAPTURE(width);
+    CAPTURE(height);
+    const auto reader = file_of(width, height);
+    auto decoder = codec::Decoder::Create(reader.header(), basis::FindBuiltIn).value();
+    for (const auto& chunk : reader.chunks()) REQUIRE(decoder.AddChunk(chunk.id, reader.ReadChunk(chunk).value()));
+    check(decoder, width, height, kSmall);
+  }
+  // Tiles of 256 and of 1024 pixels, known to different bit-planes or not at all.
+  constexpr pixels::Rect kLarge[] = {{250, 0, 9, 9},      {254, 253, 3, 5},   {1020, 500, 30, 30}, {1023, 1022, 2, 4},
+                                     {1024, 1024, 8, 40}, {255, 700, 500, 1}, {1030, 3, 1, 900}};
+  for (const auto& [width, height] : {std::pair{1100u, 1040u}, {2600u, 900u}}) {
+    CAPTURE(width);
+    const auto reader = file_of(width, height);
+    auto decoder = codec::Decoder::Create(reader.header(), basis::FindBuiltIn).value();
+    for (const auto& chunk : reader.chunks()) {
+      if (chunk.id.level == 0 && chunk.id.layer + chunk.id.tile % 5 * 2 >= reader.header().layer_count) continue;
+      REQUIRE(decoder.AddChunk(chunk.id, reader.ReadChunk(chunk).value()));
+    }
+    check(decoder, width, height, kLarge);
+  }
+}
+
+TEST_CASE("smoothing brings a photograph-like picture nearer to the original, and leaves fewer dimensions alone") {
+  Picture original = Scene(300, 200);
+  const codec::Decoder decoder = DecoderOf(original, 60);
+  const double smoothed = quality::Psnr(original, Render(decoder, {}).value()).value();
+  CHECK(smoothed > quality::Psnr(original, Render(decoder, {{}, 0, 0, false}).value()).value());
+  for (const std::uint32_t k : {20u, 191u}) {
+    CHECK(std::ranges::equal(Render(decoder, {{}, 0, k}).value().bytes(),
+                             Render(decoder, {{}, 0, k, false}).value().bytes()));
+  }
+  CHECK(std::ranges::equal(Render(decoder, {{}, 1, 0}).value().bytes(),
+                           Render(decoder, {{}, 1, 0, false}).value().bytes()));
 }
 
 TEST_CASE("threads and little memory do not change a picture") {

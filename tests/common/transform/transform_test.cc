@@ -339,5 +339,52 @@ TEST_CASE("a gathered patch has lost its mean") {
   CHECK(patch[63] + mean == doctest::Approx(plane.Row(15)[15]));
 }
 
+TEST_CASE("smoothing's kernel is the plain one, for any number of windows") {
+  WithEveryTarget([] {
+    std::mt19937 random(11);
+    std::uniform_real_distribution<float> sample(-200, 200);
+    for (const std::size_t count : {1, 2, 3, 4, 5, 7, 8, 12, 13, 15, 16, 17, 31, 33, 61, 64, 500}) {
+      CAPTURE(count);
+      std::vector<std::vector<float>> rows(4, std::vector<float>(count + 3 + kSmoothPadding));
+      std::vector<float> limits(count + kSmoothPadding);
+      for (auto& row : rows) {
+        for (float& value : row) value = sample(random);
+      }
+      for (float& limit : limits) limit = std::abs(sample(random)) * 4;
+      const float* from[4] = {rows[0].data(), rows[1].data(), rows[2].data(), rows[3].data()};
+      std::vector<std::vector<float>> fast(4, std::vector<float>(count + 3, 0.5f));
+      auto expected = fast;
+      const auto smooth = [&](auto function, std::vector<std::vector<float>>& removed) {
+        std::vector<float> scratch(SmoothScratch(count), 1e6f);
+        float* to[4] = {removed[0].data(), removed[1].data(), removed[2].data(), removed[3].data()};
+        function(from, limits.data(), count, scratch.data(), to);
+      };
+      smooth(SmoothRow, fast);
+      smooth(plain::SmoothRow, expected);
+      CHECK(fast == expected);
+    }
+  });
+}
+
+TEST_CASE("a window without limits loses all but its mean, one with a limit of 0 nothing") {
+  const std::vector<float> rows[4] = {{4, 8, 15, 16}, {23, 42, -4, -8}, {-15, -16, -23, -42}, {1, 2, 3, 4}};
+  const float* from[4] = {rows[0].data(), rows[1].data(), rows[2].data(), rows[3].data()};
+  float mean = 0;
+  for (const auto& row : rows) {
+    for (const float value : row) mean += value / 16;
+  }
+  for (const float limit : {1e9f, 0.0f}) {
+    std::vector<float> removed[4] = {{0, 0, 0, 0}, {0, 0, 0, 0}, {0, 0, 0, 0}, {0, 0, 0, 0}};
+    float* to[4] = {removed[0].data(), removed[1].data(), removed[2].data(), removed[3].data()};
+    std::vector<float> scratch(SmoothScratch(1));
+    plain::SmoothRow(from, &limit, 1, scratch.data(), to);
+    for (std::size_t y = 0; y < 4; ++y) {
+      for (std::size_t x = 0; x < 4; ++x) {
+        CHECK(removed[y][x] == doctest::Approx(limit > 0 ? 16 * (rows[y][x] - mean) : 0.0f));
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace holo::transform

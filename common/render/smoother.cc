@@ -1,0 +1,104 @@
+#include "common/render/smoother.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace holo::render {
+namespace {
+
+constexpr std::int64_t kReach = kSmoothReach;
+constexpr std::int64_t kKept = 8;  // rows
+// Of what all windows have removed from a sample: a window's inverse transform is a sixteenth of what SmoothRow() adds,
+// and sixteen windows hold the sample.
+constexpr float kShare = 0.8f / 256;
+
+// Where a row or column `at` outside the picture is mirrored: the last one is there twice.
+std::int64_t Mirrored(std::int64_t at, std::int64_t size) {
+  if (at < 0) at = -1 - at;
+  if (at >= size) at = 2 * size - 1 - at;
+  return std::clamp<std::int64_t>(at, 0, size - 1);
+}
+
+}  // namespace
+
+SmoothArea SmoothArea::Grown(std::uint32_t width, std::uint32_t height) const {
+  return {x0 - std::min(x0, kSmoothReach), y0 - std::min(y0, kSmoothReach),
+          std::min(x1 + kSmoothReach, width), std::min(y1 + kSmoothReach, height)};
+}
+
+Smoother::Smoother(const SmoothArea& area, std::uint32_t width, std::uint32_t height, std::uint32_t channels,
+                   Limits limits)
+    : area_(area),
+      grown_(area.Grown(width, height)),
+      height_(height),
+      channels_(channels),
+      samples_(area.x1 - area.x0 + 2 * kSmoothReach),
+      stride_(samples_ + transform::kSmoothPadding),
+      limits_of_(std::move(limits)),
+      next_(static_cast<std::int64_t>(area.y0) - kReach),
+      rows_(std::size_t{channels} * kKept * stride_),
+      removed_(rows_.size()),
+      limits_(std::size_t{channels} * stride_),
+      scratch_(transform::SmoothScratch(samples_ - kSmoothReach)),
+      smoothed_(std::size_t{channels} * stride_),
+      out_(channels) {}
+
+float* Smoother::RowOf(std::vector<float>& rows, std::uint32_t channel, std::int64_t y) {
+  return rows.data() + (std::size_t{channel} * kKept + static_cast<std::size_t>((y + kKept) % kKept)) * stride_;
+}
+
+void Smoother::Add(std::uint32_t y, const float* const* rows, const Sink& sink) {
+  const std::int64_t width = grown_.x1 - grown_.x0;
+  const std::int64_t left = static_cast<std::int64_t>(area_.x0) - kReach - grown_.x0;  // 0, or what is mirrored
+  for (std::uint32_t c = 0; c < channels_; ++c) {
+    float* to = RowOf(rows_, c, y);
+    std::copy_n(rows[c], width, to - left);
+    const auto samples = static_cast<std::int64_t>(samples_);
+    for (std::int64_t x = 0; x < -left; ++x) to[x] = rows[c][Mirrored(left + x, width)];
+    for (std::int64_t x = width - left; x < samples; ++x) to[x] = rows[c][Mirrored(left + x, width)];
+  }
+  // Rows above the first are those from it on, mirrored, once they are there.
+  const std::int64_t last_row = height_ - 1;
+  if (next_ < 0) {
+    if (y < std::min(kReach - 1, last_row)) return;
+    while (next_ < 0) Take(next_, static_cast<std::uint32_t>(Mirrored(next_, height_)), sink);
+    for (std::uint32_t inside = 0; inside < y; ++inside) Take(inside, inside, sink);
+  }
+  Take(y, y, sink);
+  if (y != last_row) return;
+  while (next_ < static_cast<std::int64_t>(area_.y1) + kReach) {
+    Take(next_, static_cast<std::uint32_t>(Mirrored(next_, height_)), sink);
+  }
+}
+
+void Smoother::Take(std::int64_t at, std::uint32_t y, const Sink& sink) {
+  ++next_;
+  const std::int64_t top = at - kReach;  // of the windows that end here
+  const std::size_t count = samples_ - kSmoothReach;
+  for (std::uint32_t c = 0; c < channels_; ++c) {
+    if (at != y) std::copy_n(RowOf(rows_, c, y), samples_, RowOf(rows_, c, at));
+    std::fill_n(RowOf(removed_, c, at), samples_, 0.0f);
+    if (top < static_cast<std::int64_t>(area_.y0) - kReach) continue;
+    float* limits = limits_.data() + c * stride_;
+    limits_of_(c, static_cast<std::int64_t>(area_.x0) - kReach, top, count, limits);
+    const float* rows[transform::kSmoothPx];
+    float* removed[transform::kSmoothPx];
+    for (std::uint32_t i = 0; i < transform::kSmoothPx; ++i) {
+      rows[i] = RowOf(rows_, c, top + i);
+      removed[i] = RowOf(removed_, c, top + i);
+    }
+    transform::SmoothRow(rows, limits, count, scratch_.data(), removed);
+  }
+  if (top < area_.y0 || top >= area_.y1) return;
+  // All windows that hold row `top` have been seen.
+  for (std::uint32_t c = 0; c < channels_; ++c) {
+    const float* row = RowOf(rows_, c, top) + kReach;
+    const float* removed = RowOf(removed_, c, top) + kReach;
+    float* to = smoothed_.data() + c * stride_;
+    for (std::uint32_t x = 0; x < area_.x1 - area_.x0; ++x) to[x] = row[x] - kShare * removed[x];
+    out_[c] = to;
+  }
+  sink(static_cast<std::uint32_t>(top), out_.data());
+}
+
+}  // namespace holo::render
