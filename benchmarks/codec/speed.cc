@@ -3,7 +3,7 @@
 //   encode/P         picture P to the bytes of a file, at the default quality
 //   decode/P         the bytes of a file of 1.5 bits per pixel to all pixels, rendering included
 //   render/P         from decoded coefficients to all pixels
-//   project/P        the same without smoothing
+//   decode_project/P, project/P  the same without smoothing
 //   render_half/P    the same at half the width and height; counts the picture's pixels, not the output's
 //   render_window/P  a window of at most 1920 x 1080 from decoded coefficients; counts its pixels
 //   render_2/P, project_2/P  on two threads
@@ -71,11 +71,14 @@ Result<codec::Decoder> DecoderWithAllChunks(const Subject& subject, std::size_t 
   return decoder;
 }
 
-void Decode(benchmark::State& state, const Subject& subject) {
+// Without smoothing.
+constexpr render::View kProjection = {{}, 0, 0, false};
+
+void Decode(benchmark::State& state, const Subject& subject, const render::View& view) {
   for (auto _ : state) {
     const auto decoder = DecoderWithAllChunks(subject, codec::Decoder::Options{}.max_decoded_bytes);
     if (!decoder) return state.SkipWithError(ToString(decoder.error()).c_str());
-    const auto picture = render::Render(*decoder, render::View{});
+    const auto picture = render::Render(*decoder, view);
     if (!picture) return state.SkipWithError(ToString(picture.error()).c_str());
     benchmark::DoNotOptimize(picture->bytes().data());
   }
@@ -95,7 +98,6 @@ void Render(benchmark::State& state, const Subject& subject, const render::View&
   CountMegapixels(state, pixels, threads);
 }
 
-constexpr render::View kProjection = {{}, 0, 0, false};
 constexpr std::uint32_t kScreenWidth = 1920;
 constexpr std::uint32_t kScreenHeight = 1080;
 
@@ -150,7 +152,8 @@ void Register(const Subject& subject) {
         ->MeasureProcessCPUTime();
   };
   add("encode", [&subject](benchmark::State& state) { Encode(state, subject); });
-  add("decode", [&subject](benchmark::State& state) { Decode(state, subject); });
+  add("decode", [&subject](benchmark::State& state) { Decode(state, subject, {}); });
+  add("decode_project", [&subject](benchmark::State& state) { Decode(state, subject, kProjection); });
   add("render", [&subject](benchmark::State& state) { Render(state, subject, {}, subject.pixels()); });
   add("render_half", [&subject](benchmark::State& state) { Render(state, subject, {{}, 1, 0}, subject.pixels()); });
   add("render_2", [&subject](benchmark::State& state) { Render(state, subject, {}, subject.pixels(), 2); });

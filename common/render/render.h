@@ -22,8 +22,8 @@ struct View {
   pixels::Rect region;           // level-0 pixels, inside the picture; empty: all of it
   std::uint32_t scale_log2 = 0;  // output pixels are 2^scale_log2 picture pixels wide and high
   std::uint32_t k = 0;           // basis dimensions used per patch, means included; 0: all that have arrived
-  // Whether a picture of full size, of all dimensions, is smoothed as its file says: nearer to the original, at half the
-  // speed. Without it pixels are the projection itself.
+  // Whether a picture of full size, of all dimensions, is smoothed as its file says: nearer to the original, at a fifth
+  // of the speed. Without it pixels are the projection itself.
   bool smooth = true;
 };
 

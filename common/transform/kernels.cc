@@ -419,12 +419,14 @@ HWY_INLINE void Backward4(Vector& a, Vector& b, Vector& c, Vector& d) {
 }
 
 void Smooth(const float* const* rows, const float* limits, std::size_t count, float* scratch, float* const* removed) {
-  const hn::CappedTag<float, kSmoothPadding> tag;
+  const Row tag;
   const std::size_t lanes = hn::Lanes(tag);
-  // Room for a whole vector behind each row, and its zeros.
-  const std::size_t stride = count + 2 * kSmoothPx + kSmoothPadding;
-  float* const vertical = scratch;            // [4][stride]
-  float* const windows = scratch + 4 * stride;  // [v][u][stride]; window x is at 3 + x
+  // Rows begin with a vector, so that storing never touches two lines of the cache.
+  constexpr std::size_t kBefore = 8;
+  const std::size_t stride = (count + kBefore + kSmoothPadding + 15) / 16 * 16;
+  const auto misaligned = reinterpret_cast<std::uintptr_t>(scratch) / sizeof(float) % 16;
+  float* const vertical = scratch + (16 - misaligned) % 16;  // [4][stride]
+  float* const windows = vertical + 4 * stride;              // [v][u][stride]; window x is at kBefore + x
   for (std::size_t x = 0; x < count + 3; x += lanes) {
     // The last vector ends with the rows.
     const std::size_t at = count + 3 < lanes ? 0 : HWY_MIN(x, count + 3 - lanes);
@@ -450,18 +452,19 @@ void Smooth(const float* const* rows, const float* limits, std::size_t count, fl
       c = hn::IfThenElseZero(hn::Lt(hn::Abs(c), limit), c);
       d = hn::IfThenElseZero(hn::Lt(hn::Abs(d), limit), d);
       Backward4(a, b, c, d);
-      hn::StoreU(a, tag, to + 3 + at);
-      hn::StoreU(b, tag, to + stride + 3 + at);
-      hn::StoreU(c, tag, to + 2 * stride + 3 + at);
-      hn::StoreU(d, tag, to + 3 * stride + 3 + at);
+      hn::StoreU(a, tag, to + kBefore + at);
+      hn::StoreU(b, tag, to + stride + kBefore + at);
+      hn::StoreU(c, tag, to + 2 * stride + kBefore + at);
+      hn::StoreU(d, tag, to + 3 * stride + kBefore + at);
     }
     for (std::size_t u = 0; u < 4; ++u) {
-      for (std::size_t i = 0; i < 3; ++i) to[u * stride + i] = to[u * stride + 3 + count + i] = 0;
+      float* const row = to + u * stride + kBefore;
+      for (std::size_t i = 0; i < 3; ++i) row[count + i] = *(row - 1 - i) = 0;
     }
   }
   const auto add = [&](auto one, std::size_t x) HWY_ATTR {
     const auto sum = [&](std::size_t v) HWY_ATTR {
-      const float* at = windows + 4 * v * stride + 3 + x;
+      const float* at = windows + 4 * v * stride + kBefore + x;
       const auto two = hn::Add(hn::LoadU(one, at), hn::LoadU(one, at + stride - 1));
       return hn::Add(hn::Add(two, hn::LoadU(one, at + 2 * stride - 2)), hn::LoadU(one, at + 3 * stride - 3));
     };

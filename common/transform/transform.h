@@ -119,7 +119,7 @@ inline constexpr std::size_t kSmoothPadding = 16;
 
 // Floats that SmoothRow() needs to work with for `count` windows.
 [[nodiscard]] constexpr std::size_t SmoothScratch(std::size_t count) {
-  return 20 * (count + 2 * kSmoothPx + kSmoothPadding);
+  return 20 * (count + 3 * kSmoothPadding) + kSmoothPadding;
 }
 
 // Adds to `removed`, four rows of count + 3 samples, what is below limits[x] in window x of `count`, sixteen times the
