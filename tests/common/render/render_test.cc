@@ -107,7 +107,10 @@ TEST_CASE("a smoothed region is that part of the smoothed whole: small pictures,
     return container::AssetReader::Open(std::make_shared<container::MemorySource>(file)).value();
   };
   constexpr pixels::Rect kSmall[] = {{0, 0, 1, 1}, {1, 0, 2, 1}, {0, 2, 1, 3}, {2, 2, 1, 1}, {1, 1, 4, 3}, {3, 0, 1, 6}};
-  for (const auto& [width, height] : {std::pair{1u, 1u}, {2u, 1u}, {1u, 3u}, {3u, 3u}, {4u, 2u}, {5u, 6u}, {9u, 17u}}) {
+  using Size = std::pair<std::uint32_t, std::uint32_t>;
+  for (const Size& size : {Size{1, 1}, {2, 1}, {1, 3}, {3, 3}, {4, 2}, {5, 6}, {9, 17}}) {
+    const std::uint32_t width = size.first;
+    const std::uint32_t height = size.second;
     CAPTURE(width);
     CAPTURE(height);
     const auto reader = file_of(width, height);
@@ -118,7 +121,9 @@ TEST_CASE("a smoothed region is that part of the smoothed whole: small pictures,
   // Tiles of 256 and of 1024 pixels, known to different bit-planes or not at all.
   constexpr pixels::Rect kLarge[] = {{250, 0, 9, 9},      {254, 253, 3, 5},   {1020, 500, 30, 30}, {1023, 1022, 2, 4},
                                      {1024, 1024, 8, 40}, {255, 700, 500, 1}, {1030, 3, 1, 900}};
-  for (const auto& [width, height] : {std::pair{1100u, 1040u}, {2600u, 900u}}) {
+  for (const Size& size : {Size{1100, 1040}, {2600, 900}}) {
+    const std::uint32_t width = size.first;
+    const std::uint32_t height = size.second;
     CAPTURE(width);
     const auto reader = file_of(width, height);
     auto decoder = codec::Decoder::Create(reader.header(), basis::FindBuiltIn).value();
