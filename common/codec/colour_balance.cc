@@ -5,7 +5,9 @@
 #include <bit>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <optional>
+#include <vector>
 
 #include "common/codec/analysis.h"
 #include "common/codec/layout.h"
@@ -79,14 +81,15 @@ struct Curve {
 
 // The step, in octaves, from which on a bit spent on `curve` is worth less than `slope`; up to `coarsest` (half octaves).
 std::optional<double> StepAtSlope(const Curve& curve, double slope, int coarsest) {
+  const int end = std::min(coarsest, kCoarsest - 1);
   std::optional<double> last;
-  for (int i = kFinest + 1; i <= std::min(coarsest, kCoarsest - 1); ++i) {
+  for (int i = kFinest + 1; i <= end; ++i) {
     const std::optional<double> here = curve.SlopeAt(i);
     if (!here && !last) return std::nullopt;
     double at = i;
     if (here && *here < slope) {
       last = here;
-      if (i < coarsest) continue;
+      if (i < end) continue;
     } else if (here && last) {
       at -= std::log(*here / slope) / std::log(*here / *last);
     }
@@ -105,7 +108,7 @@ ColourShare ShareOf(const Curve& luma, const Curve& curve, const ColourShare& ot
   ColourShare share{static_cast<float>(std::exp2(*step)), 0};
   // Where luminance is known to 2^slot of its steps.
   int lead = 0;
-  for (int slot = 1; 2 * slot < kCoarsest && lead < kMaxIdleSlots; ++slot) {
+  for (int slot = 1; 2 * slot < kCoarsest && lead < container::kMaxIdleSlots; ++slot) {
     const std::optional<double> slope_there = luma.SlopeAt(2 * slot);
     const std::optional<double> there =
         slope_there ? StepAtSlope(curve, kLumaWeight * *slope_there, 2 * slot + kCoarsestShare) : std::nullopt;

@@ -54,8 +54,7 @@ struct GroupShape {
     return slot;
   }
 };
-inline constexpr int kMaxIdleSlots = 3;
-inline constexpr int kMaxSlots = kMaxPlanes + kMaxIdleSlots;
+inline constexpr int kMaxSlots = kMaxPlanes + container::kMaxIdleSlots;
 
 // Patches in a row of a tile.
 inline constexpr std::size_t kMaxTileColumns = 128;

@@ -17,8 +17,7 @@ constexpr std::uint32_t kRunTiles = 64;
 constexpr std::uint64_t kPageBytes = 2048;
 constexpr std::uint64_t kMaxTableBytes = 1u << 20;
 constexpr std::uint32_t kTopLevelPx = 16;
-constexpr std::uint32_t kMaxIdleSlotsMask = (1u << 16) - 1;
-constexpr int kMaxIdleSlots = 3;
+constexpr std::uint32_t kIdleSlotBits = (1u << 16) - 1;
 constexpr std::size_t kMaxBases = 32;
 constexpr std::size_t kMaxIccBytes = 16u << 20;
 constexpr float kSmallestStep = 1e-4f;
@@ -156,7 +155,7 @@ Result<AssetHeader> ParseBody(bytes::ByteReader& reader) {
                           ReadLimited<std::uint32_t>(reader, 1, basis::kMaxChannelsPerGroup, "channels of a group"));
     HOLO_ASSIGN_OR_RETURN(group.basis_index, ReadLimited<std::uint32_t>(reader, 0, kMaxBases, "basis index"));
     HOLO_ASSIGN_OR_RETURN(group.step_weight, reader.ReadFiniteF32());
-    HOLO_ASSIGN_OR_RETURN(group.idle_slots, ReadLimited<std::uint32_t>(reader, 0, kMaxIdleSlotsMask, "idle slots"));
+    HOLO_ASSIGN_OR_RETURN(group.idle_slots, ReadLimited<std::uint32_t>(reader, 0, kIdleSlotBits, "idle slots"));
     next += group.channel_count;
     header.groups.push_back(group);
   }

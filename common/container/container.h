@@ -29,6 +29,7 @@ inline constexpr std::uint32_t kTilePatches = 32;
 inline constexpr std::uint32_t kLargeTilePatches = 128;
 inline constexpr std::uint32_t kMaxLevels = 16;
 inline constexpr std::uint32_t kMaxLayers = 64;
+inline constexpr int kMaxIdleSlots = 3;
 inline constexpr std::size_t kMaxHeaderBytes = 32u << 20;
 inline constexpr std::size_t kMaxChunkBytes = 8u << 20;
 
@@ -67,7 +68,7 @@ struct ComponentGroup {
   std::uint32_t channel_count = 1;
   std::uint32_t basis_index = 0;  // into AssetHeader::bases
   float step_weight = 1.0f;       // this group's quantiser step is base_step * step_weight
-  std::uint32_t idle_slots = 0;   // see GroupShape in codec/FORMAT.md
+  std::uint32_t idle_slots = 0;   // a bit each, at most kMaxIdleSlots: see codec/FORMAT.md
 };
 
 // The colour transform between samples and the planes that are coded (pixels are offset by half the sample range
