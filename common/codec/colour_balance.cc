@@ -24,7 +24,7 @@ constexpr int kCoarsest = 16;
 constexpr int kCoarsestShare = 5;
 constexpr std::size_t kSteps = kCoarsest - kFinest + 1;
 // A coefficient of so many steps is the smallest that is not zero; see Quantiser.
-constexpr float kSmallest = 0.6f;
+constexpr float kSmallest = 0.57f;
 // Squared error of one that is not, in squared steps.
 constexpr double kErrorOfNonzero = 0.09;
 // What twice the size adds to a coefficient's bits, in shares of what the smallest one takes.

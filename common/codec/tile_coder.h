@@ -29,9 +29,9 @@ inline constexpr float kOffset = 0.33f;
 
 // How the encoder rounds. Nothing that a decoder knows.
 struct Quantiser {
-  float rounding = 0.40f;  // magnitude = floor(|c| / step + rounding)
+  float rounding = 0.43f;  // magnitude = floor(|c| / step + rounding)
   // Squared steps that a bit must save: single ones that save less become zeros. 0: all are coded.
-  double bit_price = 0.1;
+  double bit_price = 0.07;
 };
 
 inline constexpr int kMaxPlanes = 28;

@@ -24,7 +24,7 @@ class Folder : public testing::TemporaryFolder {
 
 pixels::Picture Waves() {
   pixels::Layout layout;
-  layout.width = 600;
+  layout.width = 1200;  // two tiles
   layout.height = 300;
   layout.channels = 3;
   layout.color_model = pixels::ColorModel::kRgb;
