@@ -97,7 +97,8 @@ void AddRender(CLI::App& app, const Globals& globals, Action& action) {
       ->check(IsScale())
       ->capture_default_str();
   command->add_option("-k,--k", options->k, "Use only so many basis dimensions per patch: the focus ring");
-  command->add_flag("--unsmoothed", options->unsmoothed, "The projection itself, without the smoothing of full-size pictures");
+  command->add_flag("--unsmoothed", options->unsmoothed,
+                    "The projection itself, without the smoothing of full-size pictures");
   command->add_option("--bytes", options->bytes, "Use only the first so many bytes of the file (20000, 20k)")
       ->check(IsBytes());
   command->add_option("--basis", options->basis, "The basis, where it is neither in the file, beside it nor cached");

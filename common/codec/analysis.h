@@ -27,8 +27,8 @@ class Analysis {
            const std::vector<std::int16_t>* moves = nullptr)
       : picture_(picture), header_(header), layout_(layout), moves_(moves) {}
 
-  // Visits every tile of every level, from level 0 up, on up to `threads` threads where there are several rows of tiles.
-  // Stops early, and returns false, when `visit` does.
+  // Visits every tile of every level, from level 0 up, on up to `threads` threads where there are several rows of
+  // tiles. Stops early, and returns false, when `visit` does.
   [[nodiscard]] bool ForEachTile(unsigned threads, const std::function<bool(const TileTargets&)>& visit) const;
 
   // The lapped planes of tile row `row` of level 0. `first_row` is set to where the row's first patch starts in them.

@@ -16,8 +16,8 @@
 namespace holo::codec {
 namespace {
 
-// Steps that are looked at: 2^(i / 2) for i in kFinest..kCoarsest, relative to the final one of luminance. The first and
-// the last are for slopes only.
+// Steps that are looked at: 2^(i / 2) for i in kFinest..kCoarsest, relative to the final one of luminance. The first
+// and the last are for slopes only.
 constexpr int kFinest = -4;
 constexpr int kCoarsest = 16;
 // The coarsest of colour differences, relative to luminance's, in half octaves.
@@ -30,8 +30,8 @@ constexpr double kErrorOfNonzero = 0.09;
 // What twice the size adds to a coefficient's bits, in shares of what the smallest one takes.
 constexpr double kBitsPerOctave = 0.2;
 
-// Coefficients of one plane by size. [i]: those that step i is the coarsest not to make zero; the first of all: too small
-// for any.
+// Coefficients of one plane by size. [i + 1]: those that step i is the coarsest not to make zero; [0]: too small for
+// any.
 struct Sizes {
   std::array<double, kSteps + 1> count{};
   std::array<double, kSteps + 1> energy{};  // in squared steps of luminance
@@ -79,7 +79,8 @@ struct Curve {
   }
 };
 
-// The step, in octaves, from which on a bit spent on `curve` is worth less than `slope`; up to `coarsest` (half octaves).
+// The step, in octaves, from which on a bit spent on `curve` is worth less than `slope`; up to `coarsest`, in half
+// octaves.
 std::optional<double> StepAtSlope(const Curve& curve, double slope, int coarsest) {
   const int end = std::min(coarsest, kCoarsest - 1);
   std::optional<double> last;

@@ -450,7 +450,8 @@ std::vector<pixels::Rect> PartsOf(const pixels::Picture& picture, std::uint32_t 
   const double width = picture.width();
   const double height = picture.height();
   const double count = std::clamp(width * height * share / (double{1} * side * side), 1.0, kMostParts);
-  const auto columns = static_cast<std::uint32_t>(std::clamp(std::round(std::sqrt(count * width / height)), 1.0, count));
+  const double across = std::round(std::sqrt(count * width / height));
+  const auto columns = static_cast<std::uint32_t>(std::clamp(across, 1.0, count));
   const auto rows = static_cast<std::uint32_t>(std::max(1.0, std::floor(count / columns)));
   // Of `parts` parts along `length` pixels, where part `i` begins: in the middle of its share.
   const auto begin = [side](std::uint32_t length, std::uint32_t parts, std::uint32_t i) {

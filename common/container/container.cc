@@ -323,7 +323,8 @@ std::vector<std::uint8_t> SerializeHeader(const AssetHeader& header) {
   body.WriteVarint(header.bases.size());
   for (const basis::Hash& hash : header.bases) {
     const auto built_ins = basis::BuiltIns();
-    const auto found = std::find_if(built_ins.begin(), built_ins.end(), [&](const auto& one) { return one->hash() == hash; });
+    const auto found =
+        std::find_if(built_ins.begin(), built_ins.end(), [&](const auto& one) { return one->hash() == hash; });
     body.WriteVarint(found == built_ins.end() ? 0 : static_cast<std::uint64_t>(found - built_ins.begin()) + 1);
     if (found == built_ins.end()) body.WriteSpan(hash);
   }
@@ -437,7 +438,9 @@ Result<AssetReader> AssetReader::Open(std::shared_ptr<const ByteSource> source) 
       reader.header_.layer_count * ((TilesOfAllLevels(reader.header_) + kRunTiles - 1) / kRunTiles);
   std::vector<std::unique_ptr<Pages::Page>> pages;
   for (std::uint64_t count = 0; !entries.ExpectEnd(); ++count) {
-    if (count == runs) return Fail(Code::kDataLoss, "asset directory: expected at most " + std::to_string(runs) + " pages");
+    if (count == runs) {
+      return Fail(Code::kDataLoss, "asset directory: expected at most " + std::to_string(runs) + " pages");
+    }
     auto page = std::make_unique<Pages::Page>();
     HOLO_ASSIGN_OR_RETURN(const std::uint64_t table_bytes, entries.ReadVarint(kMaxTableBytes));
     HOLO_ASSIGN_OR_RETURN(page->data_bytes, entries.ReadVarint(kRunTiles * kMaxChunkBytes + kPageBytes));

@@ -312,7 +312,8 @@ void Renderer::SetLimits(std::uint32_t channel, std::int64_t x, std::int64_t y, 
   const float wide = pixels::MaxSample(state_.header.layout.sample_type) / 4;
   for (std::size_t i = 0; i < count;) {
     const std::uint32_t column = tile_at(x + static_cast<std::int64_t>(i), level.tiles_x);
-    const std::int64_t end = column + 1 == level.tiles_x ? x + static_cast<std::int64_t>(count) : (column + 1) * tile_px;
+    const bool is_last = column + 1 == level.tiles_x;
+    const std::int64_t end = is_last ? x + static_cast<std::int64_t>(count) : (column + 1) * tile_px;
     const std::size_t last = std::min(count, static_cast<std::size_t>(end - x));
     const codec::TilePatches* tile = Find(0, row * level.tiles_x + column);
     const float step = tile != nullptr ? tile->groups[g].known_step : 0.0f;
@@ -366,7 +367,8 @@ void Renderer::Stream(std::uint32_t level_index, std::uint32_t reduction, const 
       if (one.smoother == nullptr) {
         one.rows->Advance(end, finished);
       } else {
-        one.rows->Advance(end, [&](std::uint32_t row, const float* const* rows) { one.smoother->Add(row, rows, finished); });
+        one.rows->Advance(
+            end, [&](std::uint32_t row, const float* const* rows) { one.smoother->Add(row, rows, finished); });
       }
     });
     y = end;

@@ -26,7 +26,8 @@ class Smoother {
   using Sink = std::function<void(std::uint32_t y, const float* const* rows)>;
   // Writes the limit of the coefficients of each window of a row, `count` of them, for a channel: the first window's left
   // column is `x`, its top row `y`, which may be up to kSmoothReach outside the picture, as may others.
-  using Limits = std::function<void(std::uint32_t channel, std::int64_t x, std::int64_t y, std::size_t count, float* limits)>;
+  using Limits = std::function<void(std::uint32_t channel, std::int64_t x, std::int64_t y, std::size_t count,
+                                    float* limits)>;
 
   Smoother(const SmoothArea& area, std::uint32_t width, std::uint32_t height, std::uint32_t channels, Limits limits);
 

@@ -106,7 +106,8 @@ TEST_CASE("a smoothed region is that part of the smoothed whole: small pictures,
     const auto file = codec::Encode(Scene(width, height), options).value().file;
     return container::AssetReader::Open(std::make_shared<container::MemorySource>(file)).value();
   };
-  constexpr pixels::Rect kSmall[] = {{0, 0, 1, 1}, {1, 0, 2, 1}, {0, 2, 1, 3}, {2, 2, 1, 1}, {1, 1, 4, 3}, {3, 0, 1, 6}};
+  constexpr pixels::Rect kSmall[] = {{0, 0, 1, 1}, {1, 0, 2, 1}, {0, 2, 1, 3},
+                                     {2, 2, 1, 1}, {1, 1, 4, 3}, {3, 0, 1, 6}};
   using Size = std::pair<std::uint32_t, std::uint32_t>;
   for (const Size& size : {Size{1, 1}, {2, 1}, {1, 3}, {3, 3}, {4, 2}, {5, 6}, {9, 17}}) {
     const std::uint32_t width = size.first;
