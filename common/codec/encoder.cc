@@ -449,7 +449,7 @@ std::vector<pixels::Rect> PartsOf(const pixels::Picture& picture, std::uint32_t 
   constexpr double kMostParts = 16;
   const double width = picture.width();
   const double height = picture.height();
-  const double count = std::clamp(width * height * share / (double{1} * side * side), 1.0, kMostParts);
+  const double count = std::clamp(width * height * share / (static_cast<double>(side) * side), 1.0, kMostParts);
   const double across = std::round(std::sqrt(count * width / height));
   const auto columns = static_cast<std::uint32_t>(std::clamp(across, 1.0, count));
   const auto rows = static_cast<std::uint32_t>(std::max(1.0, std::floor(count / columns)));

@@ -36,8 +36,8 @@ struct Quantiser {
 
 inline constexpr int kMaxPlanes = 28;
 
-// Coefficients of one group in a patch, and which of its planes are coded when. The tile is coded from its top slot down to
-// slot 0, in each slot one plane of every group that is not idle there. So a group that is idle in slot s is one plane
+// Coefficients of one group in a patch, and which of its planes are coded when. The tile is coded from its top slot down
+// to slot 0, in each slot one plane of every group that is not idle there. So a group that is idle in slot s is one plane
 // ahead in the slots above s: its share of a short code is larger than that of a long one.
 struct GroupShape {
   std::uint32_t count = 0;
@@ -46,7 +46,7 @@ struct GroupShape {
   [[nodiscard]] bool IsIdle(int slot) const { return (idle_slots >> slot & 1) != 0; }
   // How many planes it is ahead in a slot.
   [[nodiscard]] int Lead(int slot) const { return std::popcount(idle_slots & ((std::uint32_t{1} << slot) - 1)); }
-  // The plane that is coded in a slot; where the group is idle, the next one.
+  // The plane that is coded in a slot; where the group is idle, the one that was coded last.
   [[nodiscard]] int PlaneIn(int slot) const { return slot - Lead(slot); }
   [[nodiscard]] int SlotOf(int plane) const {
     int slot = plane;

@@ -49,8 +49,9 @@ void AddFew(std::span<const float> steps, const TileShape& shape, const TileStat
   }
 }
 
-// The mean of 2^plane over a group's coefficients, plane being the lowest one that is known.
+// The mean of 2^plane over a group's coefficients, plane being the lowest one that is known; 0 where none is.
 float KnownStep(const TileState& tile, std::size_t group) {
+  if (tile.top_slot < 0) return 0;
   std::uint64_t sum = 0;
   std::uint64_t count = 0;
   for (const Band& band : tile.bands) {

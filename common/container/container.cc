@@ -285,7 +285,8 @@ pixels::Rect AssetHeader::TileRect(std::uint32_t level_index, std::uint32_t tile
 
 std::uint32_t AssetHeader::ReachPx(std::uint32_t level_index) const {
   // Half a patch of the level's own filter, and of every filter below it, and what smoothing looks at.
-  return level_index == 0 ? 4 + 3 : 3 * levels[level_index].px_per_sample;
+  const std::uint32_t picture = smoothing > 0 ? 4 + kSmoothReach : 4;
+  return level_index == 0 ? picture : 3 * levels[level_index].px_per_sample;
 }
 
 AssetHeader::TileRange AssetHeader::TilesTouching(std::uint32_t level_index, const pixels::Rect& region) const {

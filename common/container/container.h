@@ -30,6 +30,8 @@ inline constexpr std::uint32_t kLargeTilePatches = 128;
 inline constexpr std::uint32_t kMaxLevels = 16;
 inline constexpr std::uint32_t kMaxLayers = 64;
 inline constexpr int kMaxIdleSlots = 3;
+// How far smoothing looks, in pixels.
+inline constexpr std::uint32_t kSmoothReach = 3;
 inline constexpr std::size_t kMaxHeaderBytes = 32u << 20;
 inline constexpr std::size_t kMaxChunkBytes = 8u << 20;
 

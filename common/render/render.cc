@@ -11,19 +11,13 @@
 #include "common/codec/decoder_state.h"
 #include "common/codec/parallel.h"
 #include "common/render/smoother.h"
+#include "common/render/window.h"
 
 namespace holo::render {
 namespace {
 
 using codec::Decoder;
 using transform::Plane;
-
-// Half-open ranges of samples of one level, in samples reduced by 2^reduction.
-struct Window {
-  std::uint32_t x0 = 0, y0 = 0, x1 = 0, y1 = 0;
-  [[nodiscard]] std::uint32_t width() const { return x1 - x0; }
-  [[nodiscard]] std::uint32_t height() const { return y1 - y0; }
-};
 
 std::uint32_t CeilShift(std::uint64_t value, std::uint32_t shift) {
   return static_cast<std::uint32_t>((value + (std::uint64_t{1} << shift) - 1) >> shift);
@@ -34,9 +28,6 @@ std::uint32_t Log2(std::uint32_t power_of_two) {
   while ((power_of_two >> log) > 1) ++log;
   return log;
 }
-
-// Where finished rows go: `rows[channel]` are the samples of row `y` in the columns that were asked for.
-using Sink = std::function<void(std::uint32_t y, const float* const* rows)>;
 
 class LevelRows;
 
@@ -327,9 +318,7 @@ void Renderer::Stream(std::uint32_t level_index, std::uint32_t reduction, const 
                       const Store& store) {
   const container::Level& level = LevelAt(level_index);
   const auto grow = [&](const Window& part) {
-    if (!smooth) return part;
-    const SmoothArea area = SmoothArea{part.x0, part.y0, part.x1, part.y1}.Grown(level.width, level.height);
-    return Window{area.x0, area.y0, area.x1, area.y1};
+    return smooth ? Smoother::Grown(part, level.width, level.height) : part;
   };
   const Window window = grow(wanted);
   const Window patches = PatchesOf(level, reduction, window);
@@ -349,9 +338,8 @@ void Renderer::Stream(std::uint32_t level_index, std::uint32_t reduction, const 
     one.part = {x, wanted.y0, std::min(x + width, wanted.x1), wanted.y1};
     one.rows = std::make_unique<LevelRows>(*this, level_index, reduction, grow(one.part));
     if (!smooth) continue;
-    one.smoother = std::make_unique<Smoother>(
-        SmoothArea{one.part.x0, one.part.y0, one.part.x1, one.part.y1}, level.width, level.height,
-        state_.header.layout.channels, [this](auto... where) { SetLimits(where...); });
+    one.smoother = std::make_unique<Smoother>(one.part, level.width, level.height, state_.header.layout.channels,
+                                              [this](auto... where) { SetLimits(where...); });
   }
   // Rows of tiles whose coefficients are held at a time.
   constexpr std::uint32_t kPatches = 1u << 17;
@@ -372,9 +360,9 @@ void Renderer::Stream(std::uint32_t level_index, std::uint32_t reduction, const 
       }
     });
     y = end;
-    // Smoothing looks back at the limits of the row before.
-    const std::uint32_t kept_rows = smooth ? 1 : 0;
-    Forget(level_index, y / level.tile_patches - std::min(y / level.tile_patches, kept_rows));
+    // Smoothing is a few rows behind, and needs the tiles that its windows begin in.
+    const std::uint32_t tile_row = y / level.tile_patches;
+    Forget(level_index, tile_row - std::min(tile_row, smooth ? 1u : 0u));
   }
 }
 

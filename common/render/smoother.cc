@@ -3,9 +3,14 @@
 #include <algorithm>
 #include <utility>
 
+#include "common/container/container.h"
+#include "common/transform/transform.h"
+
 namespace holo::render {
 namespace {
 
+using container::kSmoothReach;
+static_assert(kSmoothReach == transform::kSmoothPx - 1);
 constexpr std::int64_t kReach = kSmoothReach;
 constexpr std::int64_t kKept = 8;  // rows
 // Of what all windows have removed from a sample: a window's inverse transform is a sixteenth of what SmoothRow() adds,
@@ -21,24 +26,24 @@ std::int64_t Mirrored(std::int64_t at, std::int64_t size) {
 
 }  // namespace
 
-SmoothArea SmoothArea::Grown(std::uint32_t width, std::uint32_t height) const {
-  return {x0 - std::min(x0, kSmoothReach), y0 - std::min(y0, kSmoothReach),
-          std::min(x1 + kSmoothReach, width), std::min(y1 + kSmoothReach, height)};
+Window Smoother::Grown(const Window& window, std::uint32_t width, std::uint32_t height) {
+  return {window.x0 - std::min(window.x0, kSmoothReach), window.y0 - std::min(window.y0, kSmoothReach),
+          std::min(window.x1 + kSmoothReach, width), std::min(window.y1 + kSmoothReach, height)};
 }
 
-Smoother::Smoother(const SmoothArea& area, std::uint32_t width, std::uint32_t height, std::uint32_t channels,
+Smoother::Smoother(const Window& window, std::uint32_t width, std::uint32_t height, std::uint32_t channels,
                    Limits limits)
-    : area_(area),
-      grown_(area.Grown(width, height)),
+    : window_(window),
+      grown_(Grown(window, width, height)),
       height_(height),
       channels_(channels),
-      samples_(area.x1 - area.x0 + 2 * kSmoothReach),
+      samples_(window.width() + 2 * kSmoothReach),
       stride_(samples_ + transform::kSmoothPadding),
       limits_of_(std::move(limits)),
-      next_(static_cast<std::int64_t>(area.y0) - kReach),
+      next_(static_cast<std::int64_t>(window.y0) - kReach),
       rows_(std::size_t{channels} * kKept * stride_),
       removed_(rows_.size()),
-      limits_(std::size_t{channels} * stride_),
+      limits_(stride_),
       scratch_(transform::SmoothScratch(samples_ - kSmoothReach)),
       smoothed_(std::size_t{channels} * stride_),
       out_(channels) {}
@@ -48,8 +53,8 @@ float* Smoother::RowOf(std::vector<float>& rows, std::uint32_t channel, std::int
 }
 
 void Smoother::Add(std::uint32_t y, const float* const* rows, const Sink& sink) {
-  const std::int64_t width = grown_.x1 - grown_.x0;
-  const std::int64_t left = static_cast<std::int64_t>(area_.x0) - kReach - grown_.x0;  // 0, or what is mirrored
+  const std::int64_t width = grown_.width();
+  const std::int64_t left = static_cast<std::int64_t>(window_.x0) - kReach - grown_.x0;  // 0, or what is mirrored
   for (std::uint32_t c = 0; c < channels_; ++c) {
     float* to = RowOf(rows_, c, y);
     std::copy_n(rows[c], width, to - left);
@@ -66,7 +71,7 @@ void Smoother::Add(std::uint32_t y, const float* const* rows, const Sink& sink) 
   }
   Take(y, y, sink);
   if (y != last_row) return;
-  while (next_ < static_cast<std::int64_t>(area_.y1) + kReach) {
+  while (next_ < static_cast<std::int64_t>(window_.y1) + kReach) {
     Take(next_, static_cast<std::uint32_t>(Mirrored(next_, height_)), sink);
   }
 }
@@ -78,24 +83,23 @@ void Smoother::Take(std::int64_t at, std::uint32_t y, const Sink& sink) {
   for (std::uint32_t c = 0; c < channels_; ++c) {
     if (at != y) std::copy_n(RowOf(rows_, c, y), samples_, RowOf(rows_, c, at));
     std::fill_n(RowOf(removed_, c, at), samples_, 0.0f);
-    if (top < static_cast<std::int64_t>(area_.y0) - kReach) continue;
-    float* limits = limits_.data() + c * stride_;
-    limits_of_(c, static_cast<std::int64_t>(area_.x0) - kReach, top, count, limits);
+    if (top < static_cast<std::int64_t>(window_.y0) - kReach) continue;
+    limits_of_(c, static_cast<std::int64_t>(window_.x0) - kReach, top, count, limits_.data());
     const float* rows[transform::kSmoothPx];
     float* removed[transform::kSmoothPx];
     for (std::uint32_t i = 0; i < transform::kSmoothPx; ++i) {
       rows[i] = RowOf(rows_, c, top + i);
       removed[i] = RowOf(removed_, c, top + i);
     }
-    transform::SmoothRow(rows, limits, count, scratch_.data(), removed);
+    transform::SmoothRow(rows, limits_.data(), count, scratch_.data(), removed);
   }
-  if (top < area_.y0 || top >= area_.y1) return;
+  if (top < window_.y0 || top >= window_.y1) return;
   // All windows that hold row `top` have been seen.
   for (std::uint32_t c = 0; c < channels_; ++c) {
     const float* row = RowOf(rows_, c, top) + kReach;
     const float* removed = RowOf(removed_, c, top) + kReach;
     float* to = smoothed_.data() + c * stride_;
-    for (std::uint32_t x = 0; x < area_.x1 - area_.x0; ++x) to[x] = row[x] - kShare * removed[x];
+    for (std::uint32_t x = 0; x < window_.width(); ++x) to[x] = row[x] - kShare * removed[x];
     out_[c] = to;
   }
   sink(static_cast<std::uint32_t>(top), out_.data());
