@@ -17,9 +17,11 @@ namespace holo::codec {
 enum class TileKind : std::uint8_t { kPicture, kMeans, kTop, kDrawing, kDrawingMeans, kDrawingTop };
 inline constexpr std::size_t kTileKinds = 6;
 
-// What a magnitude counts in a score: 0, 2, 3, 4, and 5 from 4 up.
+// What a magnitude counts in a score, from 0 up: 0, 2, 3, 3, 5, 5, ... A coefficient's own bit of a plane, which may be
+// coded before or after others, makes no difference once it is significant.
 [[nodiscard]] inline std::int8_t StrengthOf(std::uint32_t magnitude) {
-  return static_cast<std::int8_t>(std::min(magnitude, 4u) + (magnitude != 0 ? 1 : 0));
+  constexpr std::array<std::int8_t, 5> kStrength = {0, 2, 3, 3, 5};
+  return kStrength[std::min(magnitude, 4u)];
 }
 // The sum of a band's strengths in one patch, in eight levels.
 inline constexpr std::array<std::uint8_t, 24> kBandLevel = {0, 1, 1, 2, 2, 3, 3, 4, 4, 4, 5, 5,
@@ -44,6 +46,7 @@ inline constexpr std::size_t kWeights = kPatch + kInside;
 inline constexpr std::size_t kRowsOfPhotographs = 2 * 63 + 2 * 15 + 2;
 inline constexpr std::size_t kRows = 2 * kRowsOfPhotographs;
 inline constexpr std::size_t kLevels = 16;
+inline constexpr std::size_t kLikely = 6;  // from this level up: see PassKind
 // Of score / 16.
 [[nodiscard]] inline std::size_t LevelOf(int score) {
   return static_cast<std::size_t>(std::clamp((score >> 4) + 9, 0, static_cast<int>(kLevels) - 1));
@@ -78,6 +81,7 @@ inline constexpr std::size_t kWeights = kPatch + kInside;
 inline constexpr std::size_t kRowsOfPhotographs = 2 * 12 + 2 * 6 + 2;
 inline constexpr std::size_t kRows = 2 * kRowsOfPhotographs;
 inline constexpr std::size_t kLevels = 32;
+inline constexpr std::size_t kLikely = 22;  // from this level up: see PassKind
 [[nodiscard]] inline std::size_t LevelOf(int score) {
   return static_cast<std::size_t>(std::clamp((score >> 4) + 22, 0, static_cast<int>(kLevels) - 1));
 }

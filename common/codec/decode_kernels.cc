@@ -114,7 +114,7 @@ void Lower(TileState& tile, int slot) {
     const BandSum sum(band.shape.count);
     const std::int8_t* strengths = group.strengths.data() + band.shape.first_k;
     for (std::size_t cell = 0; cell < group.signs.size(); ++cell) {
-      if (band.active[cell] != 0) band.levels[cell] = sum.LevelOf(strengths + cell * group.stride);
+      if (band.active[cell] == Activity::kYes) band.levels[cell] = sum.LevelOf(strengths + cell * group.stride);
     }
   }
 }
@@ -146,25 +146,50 @@ struct Constants {
   std::array<std::int16_t, 3 * kMaxBlocks * kVector> luma{};
 };
 
+// A bit for each lane: of at most eight.
+template <class Tag>
+HWY_INLINE std::uint32_t BitsOf(Tag tag, hn::Mask<Tag> mask) {
+  std::uint8_t bits[8];
+  hn::StoreMaskBits(tag, mask, bits);
+  return bits[0] & ((1u << hn::MaxLanes(tag)) - 1);
+}
+
 // The contexts of the coefficients of a patch's band, and the scores from which they come.
 template <std::size_t kBlocks>
 struct PatchContexts {
   ScoreVector scores[kBlocks];
-  ScoreVector refinement[kBlocks];
-  hn::Mask<Scores> refined[kBlocks];
   alignas(16) std::int16_t indices[kBlocks * kVector];
 
-  HWY_INLINE void Index(const Constants& constants, bool any_refined) {
+  HWY_INLINE void Index(const Constants& constants) {
     const Scores d;
     for (std::size_t b = 0; b < kBlocks; ++b) {
       const auto level =
           hn::Min(hn::Max(hn::Add(hn::ShiftRight<4>(scores[b]), hn::Set(d, 9)), hn::Zero(d)), hn::Set(d, 15));
-      auto index = hn::Add(level, hn::LoadU(d, constants.significance_at.data() + b * kVector));
-      if (any_refined) index = hn::IfThenElse(refined[b], refinement[b], index);
-      hn::Store(index, d, indices + b * kVector);
+      hn::Store(hn::Add(level, hn::LoadU(d, constants.significance_at.data() + b * kVector)), d, indices + b * kVector);
     }
   }
+  // A bit for each coefficient that is likely to become significant.
+  [[nodiscard]] HWY_INLINE std::uint32_t Likely() const {
+    const Scores d;
+    constexpr auto kBelow = static_cast<std::int16_t>((significance::kLikely - 9) * 16 - 1);
+    std::uint32_t bits = 0;
+    for (std::size_t b = 0; b < kBlocks; ++b) {
+      bits |= BitsOf(d, hn::Gt(scores[b], hn::Set(d, kBelow))) << (b * kVector);
+    }
+    return bits;
+  }
 };
+
+// A bit for each value of a band that is kSeenZero.
+template <std::size_t kBlocks>
+HWY_INLINE std::uint32_t SeenZeros(const std::uint32_t* values) {
+  const hn::FixedTag<std::uint32_t, 4> d;
+  std::uint32_t bits = 0;
+  for (std::size_t at = 0; at < kBlocks * kVector; at += 4) {
+    bits |= BitsOf(d, hn::Eq(hn::LoadU(d, values + at), hn::Set(d, kSeenZero))) << at;
+  }
+  return bits;
+}
 
 template <std::size_t kBlocks>
 HWY_INLINE void DecodePatch(const Pass& pass, const Constants& constants, std::size_t cell, bool fresh,
@@ -175,27 +200,29 @@ HWY_INLINE void DecodePatch(const Pass& pass, const Constants& constants, std::s
   const BandShape& shape = pass.band.shape;
   const std::size_t first_k = shape.first_k;
   constexpr std::size_t kColumns = kBlocks * kVector;
-  std::int8_t* const own = group.strengths.data() + cell * group.stride;
-  std::int8_t* const strengths = own + first_k;
   std::uint32_t* const values = group.values.data() + cell * group.stride + first_k;
   GroupState::Signs& signs = group.signs[cell];
+  const std::uint32_t all = (std::uint32_t{1} << shape.count) - 1;
+  const bool likely = pass.kind == PassKind::kLikely;
+  // Coefficients that this pass tells of.
+  std::uint32_t open = all & ~static_cast<std::uint32_t>(signs.nonzero >> first_k);
+  if (!likely && !fresh) {
+    std::uint32_t seen = SeenZeros<kBlocks>(values) & all;
+    open &= ~seen;
+    for (; seen != 0; seen &= seen - 1) values[std::countr_zero(seen)] = 0;
+  }
+  if (open == 0) return;
+  std::int8_t* const own = group.strengths.data() + cell * group.stride;
+  std::int8_t* const strengths = own + first_k;
   std::int16_t* const sums = group.sums.data() + cell * kMaxSums;
-  const int shift = pass.plane + 1;
-  const std::uint32_t refined =
-      static_cast<std::uint32_t>(signs.nonzero >> first_k) & ((std::uint32_t{1} << shape.count) - 1);
 
   PatchContexts<kBlocks> contexts;
   for (std::size_t b = 0; b < kBlocks; ++b) {
     const std::size_t at = b * kVector;
     auto score = hn::LoadU(d, model.bias.data() + at);
-    auto sides = hn::Zero(d);
     for (std::size_t n = 0; n < kAround; ++n) {
       const auto strength = LoadStrengths(strengths + constants.distances[n] + at);
       score = hn::Add(score, hn::Mul(strength, hn::LoadU(d, model.neighbours.data() + n * kColumns + at)));
-      if (n < 4) {
-        sides = hn::Sub(sides, hn::VecFromMask(d, hn::Gt(strength, hn::Zero(d))));
-        sides = hn::Sub(sides, hn::VecFromMask(d, hn::Gt(strength, hn::Set(d, 2))));
-      }
     }
     if (pass.luma_band != nullptr) {
       const std::int8_t* luma = pass.luma->strengths.data() + cell * pass.luma->stride + first_k + at - 1;
@@ -210,14 +237,6 @@ HWY_INLINE void DecodePatch(const Pass& pass, const Constants& constants, std::s
     }
     if (fresh) score = hn::Add(score, hn::LoadU(d, model.fresh.data() + at));
     contexts.scores[b] = score;
-    // (sides + 1) / 3 is at least 1 from 2 on, at least 2 from 5 on.
-    const auto one = hn::Sub(hn::Zero(d), hn::VecFromMask(d, hn::Gt(sides, hn::Set(d, 1))));
-    const auto two = hn::Sub(one, hn::VecFromMask(d, hn::Gt(sides, hn::Set(d, 4))));
-    const auto before = LoadStrengths(strengths + at);
-    contexts.refined[b] = hn::Gt(before, hn::Zero(d));
-    contexts.refinement[b] =
-        hn::Add(hn::Set(d, static_cast<std::int16_t>(kRefinementAt + shape.context_class * kRefinementContexts)),
-                hn::IfThenElse(hn::Eq(before, hn::Set(d, 3)), two, hn::Add(one, hn::Set(d, 3))));
   }
   for (std::uint64_t left = signs.nonzero; left != 0; left &= left - 1) {
     const auto k = static_cast<std::size_t>(std::countr_zero(left));
@@ -227,64 +246,130 @@ HWY_INLINE void DecodePatch(const Pass& pass, const Constants& constants, std::s
                                    hn::Mul(times, hn::LoadU(d, model.patch.data() + k * kColumns + b * kVector)));
     }
   }
-  contexts.Index(constants, true);
+  std::uint32_t left = likely ? open & contexts.Likely() : open;
+  if (left == 0) return;
+  contexts.Index(constants);
 
   const std::size_t count = shape.count;
-  for (std::size_t i = 0; i < count; ++i) {
-    std::int16_t more = 2;
-    if ((refined >> i & 1) != 0) {
-      const std::uint32_t value = values[i];
-      const std::size_t large = kRefinementAt + shape.context_class * kRefinementContexts + 5;
-      const auto at = static_cast<std::size_t>(contexts.indices[i]);
-      const std::uint32_t ones = burst.CodeMask(constants.contexts[(value >> (shift + 1)) >= 4 ? large : at]);
-      values[i] = value | (ones & 1) << shift;
-      more = static_cast<std::int16_t>(ones & (strengths[i] == 3 ? 1u : 0u));
-      strengths[i] = static_cast<std::int8_t>(strengths[i] + more);
-    } else {
-      const bool implied = fresh && i + 1 == count;  // the patch is active, and it was none of the others
-      if (!implied && !burst.Code(constants.contexts[contexts.indices[i]])) continue;
-      const std::size_t k = first_k + i;
-      const auto sign = [&](std::size_t n) {
-        const auto neighbour = static_cast<std::size_t>(static_cast<std::ptrdiff_t>(cell) + pass.around[n]);
-        const GroupState::Signs& there = group.signs[neighbour];
-        return static_cast<int>(there.nonzero >> k & 1) - 2 * static_cast<int>(there.negative >> k & 1);
-      };
-      const int sum = 5 * (sign(0) + sign(1)) + sign(2) + sign(3);
-      const std::size_t row = shape.first_row + std::min<std::size_t>(i, shape.last_row - shape.first_row);
-      const std::uint32_t inverted = sum < 0 ? 1 : 0;
-      const std::size_t at = kSignAt + row * kSignContexts + static_cast<std::size_t>(sum < 0 ? -sum : sum);
-      const std::uint32_t negative = (burst.CodeMask(constants.contexts[at]) & 1) ^ inverted;
-      values[i] = std::uint32_t{1} << shift | negative;
-      strengths[i] = 2;
-      signs.nonzero |= std::uint64_t{1} << k;
-      signs.negative |= std::uint64_t{negative} << k;
-      if (fresh) {
-        fresh = false;
-        for (std::size_t b = 0; b < kBlocks; ++b) {
-          contexts.scores[b] = hn::Sub(contexts.scores[b], hn::LoadU(d, model.fresh.data() + b * kVector));
-        }
-      }
+  bool changed = false;
+  while (left != 0) {
+    const auto i = static_cast<std::size_t>(std::countr_zero(left));
+    left &= left - 1;
+    const bool implied = fresh && i + 1 == count;  // the patch is active, and it was none of the others
+    if (!implied && !burst.Code(constants.contexts[contexts.indices[i]])) {
+      if (likely) values[i] = kSeenZero;
+      continue;
     }
     const std::size_t k = first_k + i;
-    AddToSums(constants.sum_weights, k, more, sums);
-    const auto times = hn::Set(d, more);
+    const auto sign = [&](std::size_t n) {
+      const auto neighbour = static_cast<std::size_t>(static_cast<std::ptrdiff_t>(cell) + pass.around[n]);
+      const GroupState::Signs& there = group.signs[neighbour];
+      return static_cast<int>(there.nonzero >> k & 1) - 2 * static_cast<int>(there.negative >> k & 1);
+    };
+    const int sum = 5 * (sign(0) + sign(1)) + sign(2) + sign(3);
+    const std::size_t row = shape.first_row + std::min<std::size_t>(i, shape.last_row - shape.first_row);
+    const std::uint32_t inverted = sum < 0 ? 1 : 0;
+    const std::size_t at = kSignAt + row * kSignContexts + static_cast<std::size_t>(sum < 0 ? -sum : sum);
+    const std::uint32_t negative = (burst.CodeMask(constants.contexts[at]) & 1) ^ inverted;
+    values[i] = std::uint32_t{1} << (pass.plane + 1) | negative;
+    constexpr std::int8_t kStrength = 2;  // StrengthOf(1)
+    strengths[i] = kStrength;
+    signs.nonzero |= std::uint64_t{1} << k;
+    signs.negative |= std::uint64_t{negative} << k;
+    if (fresh) {
+      fresh = false;
+      for (std::size_t b = 0; b < kBlocks; ++b) {
+        contexts.scores[b] = hn::Sub(contexts.scores[b], hn::LoadU(d, model.fresh.data() + b * kVector));
+      }
+    }
+    AddToSums(constants.sum_weights, k, kStrength, sums);
+    const auto times = hn::Set(d, kStrength);
     for (std::size_t b = 0; b < kBlocks; ++b) {
       contexts.scores[b] = hn::Add(contexts.scores[b],
                                    hn::Mul(times, hn::LoadU(d, model.patch.data() + k * kColumns + b * kVector)));
     }
-    contexts.Index(constants, true);
+    contexts.Index(constants);
+    // Those behind this one.
+    if (likely) left = open & contexts.Likely() & ~((std::uint32_t{2} << i) - 1);
+    changed = true;
   }
-  pass.band.levels[cell] = constants.band_sum.LevelOf(strengths);
+  if (changed) pass.band.levels[cell] = constants.band_sum.LevelOf(strengths);
+}
+
+// The next bits of what was significant before this plane: of which the strength is more than that of a 1.
+template <std::size_t kBlocks>
+HWY_INLINE void RefinePatch(const Pass& pass, const Constants& constants, std::size_t cell,
+                            entropy::RangeDecoder::Burst& burst) {
+  const Scores d;
+  const BandShape& shape = pass.band.shape;
+  const std::size_t first = cell * pass.group.stride + shape.first_k;
+  const std::int8_t* const strengths = pass.group.strengths.data() + first;
+  std::uint32_t* const values = pass.group.values.data() + first;
+  const int shift = pass.plane + 1;
+  std::uint32_t left = 0;
+  for (std::size_t b = 0; b < kBlocks; ++b) {
+    left |= BitsOf(d, hn::Gt(LoadStrengths(strengths + b * kVector), hn::Set(d, 2))) << (b * kVector);
+  }
+  left &= (std::uint32_t{1} << shape.count) - 1;
+  if (left == 0) return;
+  const std::size_t contexts_at = kRefinementAt + shape.context_class * kRefinementContexts;
+  alignas(16) std::int16_t indices[kBlocks * kVector];
+  for (std::size_t b = 0; b < kBlocks; ++b) {
+    auto sides = hn::Zero(d);
+    for (std::size_t n = 0; n < 4; ++n) {
+      const auto strength = LoadStrengths(strengths + constants.distances[n] + b * kVector);
+      sides = hn::Sub(sides, hn::VecFromMask(d, hn::Gt(strength, hn::Zero(d))));
+      sides = hn::Sub(sides, hn::VecFromMask(d, hn::Gt(strength, hn::Set(d, 2))));
+    }
+    // (sides + 1) / 3 is at least 1 from 2 on, at least 2 from 5 on.
+    const auto one = hn::Sub(hn::Zero(d), hn::VecFromMask(d, hn::Gt(sides, hn::Set(d, 1))));
+    const auto two = hn::Sub(one, hn::VecFromMask(d, hn::Gt(sides, hn::Set(d, 4))));
+    const auto is_first = hn::Eq(LoadStrengths(strengths + b * kVector), hn::Set(d, 3));
+    const auto index = hn::IfThenElse(is_first, two, hn::Add(one, hn::Set(d, 3)));
+    hn::Store(hn::Add(index, hn::Set(d, static_cast<std::int16_t>(contexts_at))), d, indices + b * kVector);
+  }
+  for (; left != 0; left &= left - 1) {
+    const auto i = static_cast<std::size_t>(std::countr_zero(left));
+    const std::uint32_t value = values[i];
+    const std::size_t at = (value >> (shift + 1)) >= 4 ? contexts_at + 5 : static_cast<std::size_t>(indices[i]);
+    values[i] = value | (burst.CodeMask(constants.contexts[at]) & 1) << shift;
+  }
+}
+
+// The scores of "becomes active" of the cells from `begin` to `end` in a row, without the left neighbour and the patch
+// itself.
+HWY_INLINE void ActiveScores(const Pass& pass, std::size_t begin, std::size_t end, std::int16_t* scores) {
+  const Scores d;
+  const Cells cells;
+  const std::int8_t* weights = pass.model.active;
+  const auto add = [&](std::size_t at, const std::vector<std::uint8_t>& levels, std::ptrdiff_t distance,
+                       std::size_t table, hn::Vec<Scores>& low, hn::Vec<Scores>& high) HWY_ATTR {
+    const auto level = hn::LoadU(cells, reinterpret_cast<const std::int8_t*>(
+                                            levels.data() + static_cast<std::ptrdiff_t>(at) + distance));
+    const auto weight = hn::TableLookupBytes(hn::LoadU(cells, weights + table), level);
+    low = hn::Add(low, hn::PromoteTo(d, hn::LowerHalf(weight)));
+    high = hn::Add(high, hn::PromoteTo(d, hn::UpperHalf(hn::Half<Cells>(), weight)));
+  };
+  for (std::size_t at = begin; at < end; at += 16) {
+    auto low = hn::Set(d, weights[activity::kBias]);
+    auto high = low;
+    for (std::size_t n = 1; n < kAround; ++n) {
+      add(at, pass.band.levels, pass.around[n], activity::kNeighbours + n * 8, low, high);
+    }
+    if (pass.luma_band != nullptr) add(at, pass.luma_band->levels, 0, activity::kLuma, low, high);
+    if (pass.other_band != nullptr) add(at, pass.other_band->levels, 0, activity::kOther, low, high);
+    hn::StoreU(low, d, scores + (at - begin));
+    hn::StoreU(high, d, scores + (at - begin) + kVector);
+  }
 }
 
 template <std::size_t kBlocks>
 std::size_t PatchesOf(const Pass& pass, const Constants& constants, entropy::RangeDecoder& decoder, std::size_t first) {
   const TileState& tile = pass.tile;
-  const Scores d;
-  const Cells cells;
   const std::size_t patches = std::size_t{tile.rows} * tile.columns;
   const std::size_t decisions = 2 * pass.band.shape.count + 1;
   const std::int8_t* weights = pass.model.active;
+  const bool also_inactive = pass.kind == PassKind::kActive || pass.kind == PassKind::kRest;
   std::array<std::int16_t, kMaxTileColumns + 16> row_scores;
   entropy::RangeDecoder::Burst burst(decoder);
   std::size_t patch = first;
@@ -292,35 +377,30 @@ std::size_t PatchesOf(const Pass& pass, const Constants& constants, entropy::Ran
     const auto column = static_cast<std::uint32_t>(patch % tile.columns);
     const std::size_t begin = tile.CellOf(column, static_cast<std::uint32_t>(patch / tile.columns));
     const std::size_t end = begin + tile.columns - column;
-    // Scores without the left neighbour and the patch itself, of the rest of the row.
-    const auto add = [&](std::size_t at, const std::vector<std::uint8_t>& levels, std::ptrdiff_t distance,
-                         std::size_t table, hn::Vec<Scores>& low, hn::Vec<Scores>& high) HWY_ATTR {
-      const auto level = hn::LoadU(cells, reinterpret_cast<const std::int8_t*>(
-                                              levels.data() + static_cast<std::ptrdiff_t>(at) + distance));
-      const auto weight = hn::TableLookupBytes(hn::LoadU(cells, weights + table), level);
-      low = hn::Add(low, hn::PromoteTo(d, hn::LowerHalf(weight)));
-      high = hn::Add(high, hn::PromoteTo(d, hn::UpperHalf(hn::Half<Cells>(), weight)));
-    };
-    for (std::size_t at = begin; at < end; at += 16) {
-      auto low = hn::Set(d, weights[activity::kBias]);
-      auto high = low;
-      for (std::size_t n = 1; n < kAround; ++n) {
-        add(at, pass.band.levels, pass.around[n], activity::kNeighbours + n * 8, low, high);
-      }
-      if (pass.luma_band != nullptr) add(at, pass.luma_band->levels, 0, activity::kLuma, low, high);
-      if (pass.other_band != nullptr) add(at, pass.other_band->levels, 0, activity::kOther, low, high);
-      hn::StoreU(low, d, row_scores.data() + (at - begin));
-      hn::StoreU(high, d, row_scores.data() + (at - begin) + kVector);
-    }
+    if (also_inactive) ActiveScores(pass, begin, end, row_scores.data());
     for (std::size_t cell = begin; cell < end; ++cell, ++patch) {
       if (!burst.Holds(decisions)) break;
+      Activity& active = pass.band.active[cell];
       bool fresh = false;
-      if (pass.band.active[cell] == 0) {
+      if (active == Activity::kYes) {
+        if (pass.kind == PassKind::kRefinement) RefinePatch<kBlocks>(pass, constants, cell, burst);
+        if (pass.kind == PassKind::kRefinement || pass.kind == PassKind::kRest) continue;
+      } else {
+        if (!also_inactive) continue;
+        if (active == Activity::kSeenNo) {
+          active = Activity::kNo;
+          continue;
+        }
         const int score = row_scores[cell - begin] + weights[activity::kNeighbours + pass.band.levels[cell - 1]] +
                           pass.group.sums[cell * kMaxSums + pass.band.shape.index];
-        const std::size_t at = kActiveAt + pass.band.shape.context_class * activity::kLevels + activity::LevelOf(score);
-        if (!burst.Code(constants.contexts[at])) continue;
-        pass.band.active[cell] = 1;
+        const std::size_t level = activity::LevelOf(score);
+        if (pass.kind == PassKind::kActive && level < activity::kLikely) continue;
+        const std::size_t at = kActiveAt + pass.band.shape.context_class * activity::kLevels + level;
+        if (!burst.Code(constants.contexts[at])) {
+          if (pass.kind == PassKind::kActive) active = Activity::kSeenNo;
+          continue;
+        }
+        active = Activity::kYes;
         fresh = true;
       }
       DecodePatch<kBlocks>(pass, constants, cell, fresh, burst);

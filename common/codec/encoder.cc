@@ -21,11 +21,9 @@ using transform::Plane;
 // A pass is worth its bytes while it saves at least so many squared steps a byte; at a step of s, coding finer costs a
 // byte for about 0.9 s^2.
 constexpr double kFinalSlope = 0.6;
-// The slope of a layer counted from the last one, 0: the last layers hold most of the bytes, so they are cut finer.
+// The slope of a layer counted from the last one, 0.
 double LayerSlope(std::uint32_t from_last) {
-  constexpr std::uint32_t kFineLayers = 8;
-  const std::uint32_t fine = std::min(from_last, kFineLayers);
-  return kFinalSlope * std::exp2(fine + 2.0 * (from_last - fine));
+  return kFinalSlope * std::exp2(from_last);
 }
 
 // Pictures up to this many pixels, which fit a screen and are mostly looked at whole, have large tiles; not those of many
@@ -131,6 +129,18 @@ std::vector<std::size_t> HullOf(const std::vector<CutPoint>& cuts) {
   return hull;
 }
 
+// How many of the cuts of a hull, from the first on, save at least `slope` a byte more than the one before.
+std::size_t CutsAt(const std::vector<CutPoint>& cuts, const std::vector<std::size_t>& hull, double slope) {
+  CutPoint end;
+  std::size_t count = 0;
+  for (; count < hull.size(); ++count) {
+    const CutPoint& cut = cuts[hull[count]];
+    if (cut.worth - end.worth < slope * (static_cast<double>(cut.bytes) - end.bytes)) break;
+    end = cut;
+  }
+  return count;
+}
+
 // Tiles cut into layers.
 struct Layered {
   std::vector<container::ChunkData> chunks;
@@ -145,48 +155,39 @@ struct Layered {
 // `at_least[t]` passes of tile t if there are such.
 Layered CutLayers(const std::vector<CodedTile>& tiles, double final_slope, std::span<const std::size_t> at_least) {
   Layered out;
-  double steepest = final_slope;
   std::vector<std::vector<std::size_t>> hulls;
-  for (const CodedTile& tile : tiles) {
-    hulls.push_back(HullOf(tile.code.cuts));
-    if (!hulls.back().empty()) {
-      const CutPoint& first = tile.code.cuts[hulls.back().front()];
-      steepest = std::max(steepest, first.worth / std::max(1u, first.bytes));
-    }
-  }
+  for (const CodedTile& tile : tiles) hulls.push_back(HullOf(tile.code.cuts));
   const double raise = final_slope / kFinalSlope;
-  while (out.layer_count < container::kMaxLayers && raise * LayerSlope(out.layer_count - 1) < steepest)
+  // As many layers as there are before one that would hold next to nothing.
+  constexpr std::uint64_t kSmallestLayer = 400;
+  const auto bytes_of = [&](double slope) {
+    std::uint64_t bytes = 0;
+    for (std::size_t t = 0; t < tiles.size(); ++t) {
+      const std::size_t count = CutsAt(tiles[t].code.cuts, hulls[t], slope);
+      if (count > 0) bytes += tiles[t].code.cuts[hulls[t][count - 1]].bytes;
+    }
+    return bytes;
+  };
+  while (out.layer_count < container::kMaxLayers && bytes_of(raise * LayerSlope(out.layer_count)) >= kSmallestLayer) {
     ++out.layer_count;
+  }
   for (std::size_t t = 0; t < tiles.size(); ++t) {
     const CodedTile& tile = tiles[t];
     const std::vector<CutPoint>& cuts = tile.code.cuts;
-    std::size_t next = 0;  // into the hull
     std::size_t passes = 0;
     CutPoint reached;
     int previous_layer = -1;
     for (std::uint32_t layer = 0; layer < out.layer_count; ++layer) {
       const double threshold = raise * LayerSlope(out.layer_count - 1 - layer);
-      std::size_t end_passes = passes;
-      CutPoint end = reached;
-      while (next < hulls[t].size()) {
-        const CutPoint& cut = cuts[hulls[t][next]];
-        const double cost = static_cast<double>(cut.bytes) - end.bytes;
-        if (cut.worth - end.worth < threshold * cost) break;
-        end_passes = hulls[t][next] + 1;
-        end = cut;
-        ++next;
-      }
+      const std::size_t count = CutsAt(cuts, hulls[t], threshold);
+      std::size_t end_passes = count > 0 ? hulls[t][count - 1] + 1 : 0;
       const bool last = layer + 1 == out.layer_count;
-      if (last && !at_least.empty() && at_least[t] > end_passes) {
-        end_passes = at_least[t];
-        end = cuts[end_passes - 1];
-      }
+      if (last && !at_least.empty()) end_passes = std::max(end_passes, at_least[t]);
+      const CutPoint end = end_passes > 0 ? cuts[end_passes - 1] : CutPoint{};
       if (end.bytes == reached.bytes) continue;  // passes without bytes of their own go with the next layer
       // A chunk costs about three bytes of index and header: too small a gain waits for the next layer.
-      if (!last && end.bytes - reached.bytes < 20 && previous_layer >= 0) {
-        while (next > 0 && cuts[hulls[t][next - 1]].bytes > reached.bytes) --next;
-        continue;
-      }
+      constexpr std::uint32_t kFewBytes = 8;
+      if (!last && end.bytes - reached.bytes < kFewBytes && previous_layer >= 0) continue;
       bytes::ByteWriter writer;
       AppendChunkHeader(writer, end_passes - passes, previous_layer, static_cast<int>(layer));
       writer.WriteSpan(std::span(tile.code.bytes).subspan(reached.bytes, end.bytes - reached.bytes));

@@ -251,7 +251,39 @@ bool IsWorthStarting(GroupTarget& target, std::size_t first, std::size_t count, 
   return false;
 }
 
-// One patch of a pass. False if the code ended.
+// Adds up what the encoder gains by a coefficient that is known better.
+void Count(const GroupTarget& target, std::size_t at, std::size_t k, std::uint32_t before, std::uint32_t after,
+           int plane, CutPoint* cut) {
+  const double exact = target.exact[at];
+  const double old_error = exact - std::abs(Dequantise(before, plane + 1));
+  const double new_error = exact - std::abs(Dequantise(after, plane));
+  const double saved = old_error * old_error - new_error * new_error;
+  cut->seen_saved += saved;
+  cut->measured_saved += saved * target.weights[k];
+}
+
+// The next bits of what was significant before this plane, in an active patch. False if the code ended.
+template <class Coder>
+bool RefinePatch(const Pass& pass, std::size_t cell, Coder& coder, GroupTarget* target, CutPoint* cut) {
+  GroupState& group = pass.group;
+  const BandShape& shape = pass.band.shape;
+  const int shift = pass.plane + 1;
+  const std::size_t first = cell * group.stride + shape.first_k;
+  std::uint32_t* values = group.values.data() + first;
+  for (std::size_t i = 0; i < shape.count; ++i) {
+    const std::uint32_t before = values[i];
+    if (before >> (shift + 1) == 0) continue;
+    bool bit = false;
+    if constexpr (Coder::kEncodes) bit = (target->values[first + i] >> shift & 1) != 0;
+    bit = coder.Code(bit, pass.tile.contexts.Refinement(shape.context_class, RefinementContext(pass, cell, i)));
+    if (coder.Stopped()) return false;
+    values[i] = before | (bit ? 1u : 0u) << shift;
+    if constexpr (Coder::kEncodes) Count(*target, first + i, shape.first_k + i, before, values[i], pass.plane, cut);
+  }
+  return true;
+}
+
+// One patch of a pass that tells what becomes significant; of kLikely an active one. False if the code ended.
 template <class Coder>
 bool CodePatch(const Pass& pass, std::size_t cell, Coder& coder, GroupTarget* target, CutPoint* cut) {
   GroupState& group = pass.group;
@@ -266,27 +298,34 @@ bool CodePatch(const Pass& pass, std::size_t cell, Coder& coder, GroupTarget* ta
   std::uint32_t* truth = nullptr;
   if constexpr (Coder::kEncodes) truth = target->values.data() + first;
 
+  const bool likely = pass.kind == PassKind::kLikely;
+  Activity& active = band.active[cell];
   bool fresh = false;
-  if (band.active[cell] == 0) {
+  if (pass.kind == PassKind::kRest && active != Activity::kNo) {
+    if (active == Activity::kSeenNo) active = Activity::kNo;
+    return true;
+  }
+  if (active != Activity::kYes) {
+    const int score = ActiveScore(pass, cell);
+    const std::size_t level = activity::LevelOf(score);
+    if (pass.kind == PassKind::kActive && level < activity::kLikely) return true;
+    entropy::Probability& context = contexts.Active(shape.context_class, level);
     if constexpr (Coder::kEncodes) {
       for (std::size_t i = 0; i < shape.count; ++i) fresh |= (truth[i] >> shift) != 0;
     }
-    const int score = ActiveScore(pass, cell);
     if constexpr (Coder::kEncodes) {
-      if (plane == 0 && fresh) {
-        fresh = IsWorthStarting(*target, first, shape.count, coder.bit_price,
-                                contexts.Active(shape.context_class, activity::LevelOf(score)));
-      }
-    }
-    if constexpr (Coder::kEncodes) {
+      if (plane == 0 && fresh) fresh = IsWorthStarting(*target, first, shape.count, coder.bit_price, context);
       if (coder.observer != nullptr) {
         coder.observer->Scored(false, shape.context_class, ActiveFeatures(pass, cell), score, fresh);
       }
     }
-    fresh = coder.Code(fresh, contexts.Active(shape.context_class, activity::LevelOf(score)));
+    fresh = coder.Code(fresh, context);
     if (coder.Stopped()) return false;
-    if (!fresh) return true;
-    band.active[cell] = 1;
+    if (!fresh) {
+      if (pass.kind == PassKind::kActive) active = Activity::kSeenNo;
+      return true;
+    }
+    active = Activity::kYes;
   }
 
   alignas(16) std::array<std::int16_t, kMaxBandSize> scores;
@@ -295,65 +334,57 @@ bool CodePatch(const Pass& pass, std::size_t cell, Coder& coder, GroupTarget* ta
   bool changed = false;
   for (std::size_t i = 0; i < shape.count; ++i) {
     const std::uint32_t before = values[i];
+    if (before >= 2) continue;
+    if (before == kSeenZero && !likely) {
+      values[i] = 0;
+      continue;
+    }
     bool bit = false;
     if constexpr (Coder::kEncodes) bit = (truth[i] >> shift & 1) != 0;
-    if (before >= 2) {
-      bit = coder.Code(bit, contexts.Refinement(shape.context_class, RefinementContext(pass, cell, i)));
-      if (coder.Stopped()) return false;
-      values[i] = before | (bit ? 1u : 0u) << shift;
+    const std::size_t row = shape.first_row + std::min<std::size_t>(i, shape.last_row - shape.first_row);
+    const bool implied = fresh && i + 1 == shape.count;  // the patch is active, and it was none of the others
+    if (implied) {
+      bit = true;
     } else {
-      const std::size_t row = shape.first_row + std::min<std::size_t>(i, shape.last_row - shape.first_row);
-      const bool implied = fresh && i + 1 == shape.count;  // the patch is active, and it was none of the others
-      if (implied) {
-        bit = true;
-      } else {
-        const int score = static_cast<std::int16_t>(scores[i] + (fresh ? pass.model.fresh[i] : 0));
-        if constexpr (Coder::kEncodes) {
-          if (plane == 0 && bit) {
-            // Something of a patch that has just become active must stay.
-            bool others = !fresh;
-            for (std::size_t j = i + 1; j < shape.count && !others; ++j) others = truth[j] >> shift != 0;
-            const auto& context = contexts.Significance(row, significance::LevelOf(score));
-            if (others && Worth(target->exact[first + i]) < coder.bit_price * (1 + PriceOfOne(context))) {
-              bit = false;
-              truth[i] = 0;
-            }
-          }
-          if (coder.observer != nullptr) {
-            coder.observer->Scored(true, row, SignificanceFeatures(pass, cell, i, fresh), score, bit);
+      const int score = static_cast<std::int16_t>(scores[i] + (fresh ? pass.model.fresh[i] : 0));
+      if (likely && significance::LevelOf(score) < significance::kLikely) continue;
+      if constexpr (Coder::kEncodes) {
+        if (plane == 0 && bit) {
+          // Something of a patch that has just become active must stay.
+          bool others = !fresh;
+          for (std::size_t j = i + 1; j < shape.count && !others; ++j) others = truth[j] >> shift != 0;
+          const auto& context = contexts.Significance(row, significance::LevelOf(score));
+          if (others && Worth(target->exact[first + i]) < coder.bit_price * (1 + PriceOfOne(context))) {
+            bit = false;
+            truth[i] = 0;
           }
         }
-        bit = coder.Code(bit, contexts.Significance(row, significance::LevelOf(score)));
-        if (coder.Stopped()) return false;
+        if (coder.observer != nullptr) {
+          coder.observer->Scored(true, row, SignificanceFeatures(pass, cell, i, fresh), score, bit);
+        }
       }
-      if (!bit) continue;
-      fresh = false;
-      bool negative = false;
-      if constexpr (Coder::kEncodes) negative = (truth[i] & 1) != 0;
-      const SignContext sign = SignContextOf(pass, cell, i);
-      negative = coder.Code(negative != sign.inverted, contexts.Sign(row, sign.context)) != sign.inverted;
+      bit = coder.Code(bit, contexts.Significance(row, significance::LevelOf(score)));
       if (coder.Stopped()) return false;
-      values[i] = std::uint32_t{1} << shift | (negative ? 1u : 0u);
-      if (shape.first_k + i < kInside) {
-        group.signs[cell].nonzero |= std::uint64_t{1} << (shape.first_k + i);
-        group.signs[cell].negative |= std::uint64_t{negative ? 1u : 0u} << (shape.first_k + i);
-      }
     }
-    const std::int8_t strength = StrengthOf(values[i] >> shift);
-    if (strength != strengths[i]) {
-      const int more = strength - strengths[i];
-      strengths[i] = strength;
-      changed = true;
-      if (shape.first_k + i < kInside) AddInside(pass.model, shape.first_k + i, more, scores.data());
+    if (!bit) {
+      if (likely) values[i] = kSeenZero;
+      continue;
     }
-    if constexpr (Coder::kEncodes) {
-      const double exact = target->exact[first + i];
-      const double old_error = exact - std::abs(Dequantise(before, shift));
-      const double new_error = exact - std::abs(Dequantise(values[i], plane));
-      const double saved = old_error * old_error - new_error * new_error;
-      cut->seen_saved += saved;
-      cut->measured_saved += saved * target->weights[shape.first_k + i];
+    fresh = false;
+    bool negative = false;
+    if constexpr (Coder::kEncodes) negative = (truth[i] & 1) != 0;
+    const SignContext sign = SignContextOf(pass, cell, i);
+    negative = coder.Code(negative != sign.inverted, contexts.Sign(row, sign.context)) != sign.inverted;
+    if (coder.Stopped()) return false;
+    values[i] = std::uint32_t{1} << shift | (negative ? 1u : 0u);
+    if (shape.first_k + i < kInside) {
+      group.signs[cell].nonzero |= std::uint64_t{1} << (shape.first_k + i);
+      group.signs[cell].negative |= std::uint64_t{negative ? 1u : 0u} << (shape.first_k + i);
     }
+    strengths[i] = StrengthOf(1);
+    changed = true;
+    if (shape.first_k + i < kInside) AddInside(pass.model, shape.first_k + i, StrengthOf(1), scores.data());
+    if constexpr (Coder::kEncodes) Count(*target, first + i, shape.first_k + i, before, values[i], plane, cut);
   }
   if (changed) band.levels[cell] = LevelOfBand(group, shape, cell);
   return true;
@@ -375,32 +406,34 @@ void BeginSlot(TileState& tile, int slot, bool fast) {
   for (Band& band : tile.bands) {
     if (tile.groups[band.shape.group].shape.IsIdle(slot)) continue;
     for (std::size_t cell = 0; cell < band.active.size(); ++cell) {
-      if (band.active[cell] != 0) band.levels[cell] = LevelOfBand(tile.groups[band.shape.group], band.shape, cell);
+      if (band.active[cell] == Activity::kYes) band.levels[cell] = LevelOfBand(tile.groups[band.shape.group], band.shape, cell);
     }
   }
 }
 
-// One pass: slot `slot` of band `band_index`. False if the code ended inside.
+// One pass in slot `slot`. False if the code ended inside.
 template <class Coder>
-bool CodePass(TileState& tile, std::size_t band_index, int slot, Coder& coder, GroupTarget* targets,
+bool CodePass(TileState& tile, int slot, PassKind kind, std::size_t band_index, Coder& coder, GroupTarget* targets,
               int top_plane_of_band, CutPoint* cut) {
   const bool fast = !Coder::kEncodes && !tile.groups.front().sums.empty();
-  if (band_index == 0) BeginSlot(tile, slot, fast);
+  if (kind == PassKind::kLikely && band_index == 0) BeginSlot(tile, slot, fast);
   Band& band = tile.bands[band_index];
   const GroupShape& group_shape = tile.groups[band.shape.group].shape;
   if (group_shape.IsIdle(slot)) return true;
   const int plane = group_shape.PlaneIn(slot);
-  if (!band.started) {
+  const std::size_t patches = std::size_t{tile.rows} * tile.columns;
+  if (band.started && kind == PassKind::kLikely) {
+    band.plane = plane;
+    band.refined = 0;
+  }
+  if (!band.started && kind == PassKind::kActive) {
     bool starts = false;
     if constexpr (Coder::kEncodes) starts = top_plane_of_band >= plane;
     starts = coder.Code(starts, tile.contexts.Started(band.shape.context_class));
     if (coder.Stopped()) return false;
-    if (!starts) {
-      band.plane = plane;
-      band.ahead = 0;
-      return true;
-    }
-    band.started = true;
+    band.started = starts;
+    band.plane = plane;
+    band.refined = patches;
   }
   const auto band_at = [&](std::size_t index) { return index != kNoBand ? &tile.bands[index] : nullptr; };
   const Band* luma_band = band_at(band.shape.luma_band);
@@ -414,28 +447,38 @@ bool CodePass(TileState& tile, std::size_t band_index, int slot, Coder& coder, G
                      luma_band != nullptr ? &tile.groups[luma_band->shape.group] : nullptr,
                      other_band != nullptr ? &tile.groups[other_band->shape.group] : nullptr,
                      AroundOf(tile.stride()),
+                     kind,
                      plane};
-  const std::size_t patches = std::size_t{tile.rows} * tile.columns;
-  for (std::size_t patch = 0; patch < patches; ++patch) {
+  const bool only_active = kind == PassKind::kLikely || kind == PassKind::kRefinement;
+  for (std::size_t patch = 0; band.started && patch < patches;) {
     if constexpr (!Coder::kEncodes) {
       if (fast) {
         patch = DecodePatches(pass, coder.decoder(), patch);
         if (patch == patches) break;
       }
     }
-    const std::size_t cell = tile.CellOf(static_cast<std::uint32_t>(patch % tile.columns),
+    // The rest of the row, or one patch.
+    const std::size_t column = patch % tile.columns;
+    const std::size_t cell = tile.CellOf(static_cast<std::uint32_t>(column),
                                          static_cast<std::uint32_t>(patch / tile.columns));
-    const bool more = CodePatch(pass, cell, coder, Coder::kEncodes ? targets + band.shape.group : nullptr, cut);
-    if constexpr (!Coder::kEncodes) {
-      if (fast) Resum(pass.group, tile.kind, band.shape.group == 0 ? 0 : 1, cell);
+    const std::size_t count = fast ? 1 : tile.columns - column;
+    for (std::size_t i = 0; i < count; ++i) {
+      if (only_active && band.active[cell + i] != Activity::kYes) continue;
+      GroupTarget* target = Coder::kEncodes ? targets + band.shape.group : nullptr;
+      const bool more = kind == PassKind::kRefinement ? RefinePatch(pass, cell + i, coder, target, cut)
+                                                      : CodePatch(pass, cell + i, coder, target, cut);
+      if constexpr (!Coder::kEncodes) {
+        if (fast && kind != PassKind::kRefinement) Resum(pass.group, tile.kind, band.shape.group == 0 ? 0 : 1, cell);
+      }
+      if (!more) {
+        if (kind == PassKind::kRefinement) band.refined = patch + i;
+        return false;
+      }
     }
-    if (!more) {
-      band.ahead = patch;
-      return false;
-    }
+    patch += count;
   }
-  band.plane = plane;
-  band.ahead = 0;
+  if (kind == PassKind::kRefinement) band.refined = patches;
+  if (kind == PassKind::kRest) band.whole_plane = plane;
   return true;
 }
 
@@ -498,7 +541,7 @@ TileState::TileState(TileKind kind_in, std::uint32_t columns_in, std::uint32_t r
   for (const BandShape& shape : MakeBands(kind, shapes)) {
     Band band;
     band.shape = shape;
-    band.active.assign(cells, 0);
+    band.active.assign(cells, Activity::kNo);
     band.levels.assign(cells + kCellAlignment, 0);
     bands.push_back(std::move(band));
   }
@@ -562,12 +605,15 @@ TileCode EncodeTile(TileKind kind, std::uint32_t columns, std::uint32_t rows, st
   for (int bit = 4; bit >= 0; --bit) encoder.CodeRaw((top_slot >> bit & 1) != 0);
   CutPoint cut;
   for (int slot = top_slot; slot >= 0; --slot) {
-    for (std::size_t b = 0; b < tile.bands.size(); ++b) {
-      const double seen_before = cut.seen_saved;
-      CodePass(tile, b, slot, writer, group_targets.data(), top_planes[b], &cut);
-      cut.worth += (cut.seen_saved - seen_before) * std::exp2(2 * shapes[tile.bands[b].shape.group].Lead(slot));
-      cut.bytes = static_cast<std::uint32_t>(encoder.prefix_bytes());
-      code.cuts.push_back(cut);
+    for (std::uint8_t pass_kind = 0; pass_kind < kPassKinds; ++pass_kind) {
+      for (std::size_t b = 0; b < tile.bands.size(); ++b) {
+        const double seen_before = cut.seen_saved;
+        CodePass(tile, slot, PassKind{pass_kind}, b, writer, group_targets.data(), top_planes[b],
+                 &cut);
+        cut.worth += (cut.seen_saved - seen_before) * std::exp2(2 * shapes[tile.bands[b].shape.group].Lead(slot));
+        cut.bytes = static_cast<std::uint32_t>(encoder.prefix_bytes());
+        code.cuts.push_back(cut);
+      }
     }
   }
   code.bytes = encoder.Finish();
@@ -594,13 +640,14 @@ void TileDecoder::Decode(std::size_t passes, std::span<const std::uint8_t> bytes
     if (stopped_) return;
     state_.top_slot = std::min(top_slot, kMaxSlots - 1);
     for (Band& band : state_.bands) {
-      band.plane = state_.groups[band.shape.group].shape.PlaneIn(state_.top_slot + 1);
+      band.plane = band.whole_plane = state_.groups[band.shape.group].shape.PlaneIn(state_.top_slot + 1);
     }
   }
   const std::size_t band_count = state_.bands.size();
   for (; passes > 0 && !state_.finished(); --passes) {
-    const int slot = state_.top_slot - static_cast<int>(state_.passes / band_count);
-    stopped_ = !CodePass<Reader>(state_, state_.passes % band_count, slot, reader, nullptr, 0, nullptr);
+    const int slot = state_.top_slot - static_cast<int>(state_.passes / (kPassKinds * band_count));
+    const auto kind = PassKind{static_cast<std::uint8_t>(state_.passes / band_count % kPassKinds)};
+    stopped_ = !CodePass<Reader>(state_, slot, kind, state_.passes % band_count, reader, nullptr, 0, nullptr);
     if (stopped_) return;
     ++state_.passes;
   }

@@ -1,9 +1,10 @@
 // The bit-plane coder of one tile: integer coefficients <-> an embedded code that may be cut after any pass.
 //
 // Private to codec/. A tile's coefficients are grouped in bands: consecutive k of one component group, band 0 holding
-// the lowest k. A *pass* codes one bit-plane of one band over all patches of the tile. Passes run from the most
-// significant plane down and, inside a plane, from low bands to high ones: every prefix of passes is a picture. Which
-// planes of different groups are coded side by side is told by *slots*: see GroupShape.
+// the lowest k. A *pass* codes a part of one bit-plane of one band over all patches of the tile: see PassKind. Passes run
+// from the most significant plane down, inside a plane from the kind that improves the picture most a byte to the one
+// that does so least, inside a kind from low bands to high ones: every prefix of passes is a picture. Which planes of
+// different groups are coded side by side is told by *slots*: see GroupShape.
 //
 // One template serves both directions, so that encoder and decoder cannot drift apart. Not synchronised.
 #pragma once
@@ -61,6 +62,18 @@ inline constexpr std::size_t kMaxTileColumns = 128;
 
 inline constexpr std::size_t kNoBand = static_cast<std::size_t>(-1);
 
+// A patch is *active* in a band once a coefficient of it is not zero, a coefficient *significant* once it is not zero.
+enum class PassKind : std::uint8_t {
+  kLikely,      // what is likely to become significant in active patches
+  kRefinement,  // the next bits of what was significant before this plane
+  kActive,      // the rest of active patches, and patches that are likely to become active
+  kRest,        // all other patches
+};
+inline constexpr std::size_t kPassKinds = 4;  // of every band in every slot, in this order
+
+// In GroupState::values: a coefficient that the first pass of a plane has seen stay zero. The third makes it 0 again.
+inline constexpr std::uint32_t kSeenZero = 1;
+
 // What is fixed about a band: which coefficients, and which contexts.
 struct BandShape {
   std::uint32_t group = 0;
@@ -85,7 +98,7 @@ struct BandShape {
 struct GroupState {
   GroupShape shape;
   std::size_t stride = 0;             // `shape.count` rounded up
-  std::vector<std::uint32_t> values;  // [cells, stride]: magnitude << 1 | sign
+  std::vector<std::uint32_t> values;  // [cells, stride]: magnitude << 1 | sign, or kSeenZero
   // [cells, stride] StrengthOf() each magnitude at the plane of the last pass, and then some more zeros.
   std::vector<std::int8_t> strengths;
   // [cells] of coefficients k < 64, a bit each.
@@ -99,14 +112,26 @@ struct GroupState {
   std::vector<std::int16_t> sums;
 };
 
+enum class Activity : std::uint8_t {
+  kNo,
+  kYes,     // some coefficient of the patch is not zero
+  kSeenNo,  // no, as the third pass of this plane has told; the fourth makes it kNo again
+};
+
 // One band over the tile.
 struct Band {
   BandShape shape;
-  std::vector<std::uint8_t> active;  // [cells] some coefficient of the patch is not zero
+  std::vector<Activity> active;      // [cells]
   std::vector<std::uint8_t> levels;  // [cells] BandLevelOf() the strengths
   bool started = false;
-  int plane = 0;          // the lowest plane known for all patches
-  std::size_t ahead = 0;  // patches for which plane - 1 is known, too
+  int plane = 0;            // the last of which anything is known
+  std::size_t refined = 0;  // patches in which it is known of coefficients that were significant before it, too
+  int whole_plane = 0;      // the last that is known of all coefficients
+
+  // The last plane that is known of a coefficient that is not zero.
+  [[nodiscard]] int PlaneOf(std::uint32_t value, std::size_t patch) const {
+    return patch < refined || value >> (plane + 2) == 0 ? plane : plane + 1;
+  }
 };
 
 inline constexpr std::size_t kRefinementContexts = 8;
@@ -153,7 +178,7 @@ struct TileState {
     return (row + 1) * stride() + column + 1;
   }
   [[nodiscard]] bool finished() const {
-    return top_slot >= 0 && passes >= bands.size() * static_cast<std::size_t>(top_slot + 1);
+    return top_slot >= 0 && passes >= kPassKinds * bands.size() * static_cast<std::size_t>(top_slot + 1);
   }
   [[nodiscard]] std::size_t memory_bytes() const;
 };
@@ -185,8 +210,8 @@ struct TileCode {
 };
 
 // `targets[g]` is [rows * columns, shapes[g].count]: signed coefficients of group g in steps (not rounded); `weights[g]`
-// is [shapes[g].count], what a squared step of each counts in measured error. A pass is coded for every plane of every
-// band. Tells `observer`, if not null, of every decision.
+// is [shapes[g].count], what a squared step of each counts in measured error. All passes are
+// coded. Tells `observer`, if not null, of every decision.
 [[nodiscard]] TileCode EncodeTile(TileKind kind, std::uint32_t columns, std::uint32_t rows,
                                   std::span<const GroupShape> shapes, std::span<const std::vector<float>> targets,
                                   std::span<const std::vector<float>> weights,

@@ -26,6 +26,7 @@ struct Pass {
   const GroupState* luma;
   const GroupState* other;
   Around around;
+  PassKind kind;
   int plane;
 };
 

@@ -21,13 +21,12 @@ void AddFew(std::span<const float> steps, const TileShape& shape, const TileStat
             std::span<const Band* const> bands, TilePatches::Group& to) {
   struct Known {
     float step = 0;
-    int plane = 0;
-    std::size_t ahead = 0;
+    const Band* band = nullptr;
   };
   std::array<Known, kInside> known;
   for (const Band* band : bands) {
     for (std::uint32_t k = band->shape.first_k; k < band->shape.first_k + band->shape.count; ++k) {
-      known[k] = {steps[k], band->plane, band->ahead};
+      known[k] = {steps[k], band};
     }
   }
   std::size_t count = 0;
@@ -41,22 +40,21 @@ void AddFew(std::span<const float> steps, const TileShape& shape, const TileStat
       const std::uint32_t* values = state.values.data() + cell * state.stride;
       for (std::uint64_t left = state.signs[cell].nonzero; left != 0; left &= left - 1) {
         const auto k = static_cast<std::uint32_t>(std::countr_zero(left));
-        const int plane = known[k].plane - (patch < known[k].ahead ? 1 : 0);
-        *next++ = {k, known[k].step * Dequantise(values[k], plane)};
+        *next++ = {k, known[k].step * Dequantise(values[k], known[k].band->PlaneOf(values[k], patch))};
       }
       to.begin.push_back(static_cast<std::uint32_t>(next - to.coefficients.data()));
     }
   }
 }
 
-// The mean of 2^plane over a group's coefficients, plane being the lowest one that is known; 0 where none is.
+// The mean of 2^plane over a group's coefficients, plane being the last that is known of a whole band; 0 where none is.
 float KnownStep(const TileState& tile, std::size_t group) {
   if (tile.top_slot < 0) return 0;
   std::uint64_t sum = 0;
   std::uint64_t count = 0;
   for (const Band& band : tile.bands) {
     if (band.shape.group != group) continue;
-    sum += std::uint64_t{band.shape.count} << band.plane;
+    sum += std::uint64_t{band.shape.count} << band.whole_plane;
     count += band.shape.count;
   }
   return count == 0 ? 0 : static_cast<float>(static_cast<double>(sum) / static_cast<double>(count));
@@ -95,14 +93,13 @@ TilePatches MakePatches(const container::AssetHeader& header, const AssetLayout&
         const std::size_t cell = tile.CellOf(x, y);
         const std::size_t patch = std::size_t{y} * shape.columns + x;
         for (const Band* band : bands) {
-          if (band->active[cell] == 0) continue;
-          const int plane = patch < band->ahead ? band->plane - 1 : band->plane;
+          if (band->active[cell] != Activity::kYes) continue;
           const std::uint32_t count = band->shape.count;
           const std::uint32_t* values = state.values.data() + cell * state.stride + band->shape.first_k;
           for (std::uint32_t i = 0; i < count; ++i) {
             const std::uint32_t k = band->shape.first_k + i;
             // Written always and kept if it is not zero: which ones are cannot be foreseen.
-            row[found] = {k, steps[k] * Dequantise(values[i], plane)};
+            row[found] = {k, steps[k] * Dequantise(values[i], band->PlaneOf(values[i], patch))};
             found += values[i] >= 2 ? 1 : 0;
           }
         }

@@ -23,7 +23,7 @@
 
 namespace holo::container {
 
-inline constexpr std::uint8_t kFormatVersion = 5;
+inline constexpr std::uint8_t kFormatVersion = 6;
 // A tile is so many patches wide and high: the larger ones take fewer bytes, the smaller ones fit a view better.
 inline constexpr std::uint32_t kTilePatches = 32;
 inline constexpr std::uint32_t kLargeTilePatches = 128;

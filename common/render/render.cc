@@ -54,7 +54,7 @@ class Renderer {
   friend class LevelRows;
 
   // Of smoothing's windows at the patches of level 0 that they begin in; see Smoother::Limits.
-  void SetLimits(std::uint32_t channel, std::int64_t x, std::int64_t y, std::size_t count, float* limits) const;
+  void SetLimits(std::uint32_t channel, std::int64_t x, std::int64_t y, std::size_t count, std::int16_t* limits) const;
 
   [[nodiscard]] std::vector<Plane> TopSamples(std::uint32_t level, const Window& window) const;
   [[nodiscard]] const codec::TilePatches* Find(std::uint32_t level, std::uint32_t tile) const {
@@ -287,7 +287,7 @@ std::vector<Plane> Renderer::TopSamples(std::uint32_t level, const Window& windo
 }
 
 void Renderer::SetLimits(std::uint32_t channel, std::int64_t x, std::int64_t y, std::size_t count,
-                         float* limits) const {
+                         std::int16_t* limits) const {
   const container::Level& level = LevelAt(0);
   std::size_t g = 0;
   const auto& groups = state_.layout.groups;
@@ -300,7 +300,9 @@ void Renderer::SetLimits(std::uint32_t channel, std::int64_t x, std::int64_t y, 
   // A window's coefficients are four times as large as those of an orthonormal transform. Where steps are wide, detail is
   // not: the limit rises ever more slowly.
   const float factor = 4.0f / 64 * static_cast<float>(state_.header.smoothing);
-  const float wide = pixels::MaxSample(state_.header.layout.sample_type) / 4;
+  const float range = pixels::MaxSample(state_.header.layout.sample_type);
+  const float wide = range / 4;
+  const float to_units = 2 * transform::kSmoothUnits / range;
   for (std::size_t i = 0; i < count;) {
     const std::uint32_t column = tile_at(x + static_cast<std::int64_t>(i), level.tiles_x);
     const bool is_last = column + 1 == level.tiles_x;
@@ -308,8 +310,8 @@ void Renderer::SetLimits(std::uint32_t channel, std::int64_t x, std::int64_t y, 
     const std::size_t last = std::min(count, static_cast<std::size_t>(end - x));
     const codec::TilePatches* tile = Find(0, row * level.tiles_x + column);
     const float step = tile != nullptr ? tile->groups[g].known_step : 0.0f;
-    const float limit = factor * step / (1 + step / wide);
-    std::fill(limits + i, limits + last, limit);
+    const float limit = std::min(to_units * factor * step / (1 + step / wide), float{transform::kLargestSmooth});
+    std::fill(limits + i, limits + last, static_cast<std::int16_t>(limit + 0.5f));
     i = last;
   }
 }
@@ -339,6 +341,7 @@ void Renderer::Stream(std::uint32_t level_index, std::uint32_t reduction, const 
     one.rows = std::make_unique<LevelRows>(*this, level_index, reduction, grow(one.part));
     if (!smooth) continue;
     one.smoother = std::make_unique<Smoother>(one.part, level.width, level.height, state_.header.layout.channels,
+                                              pixels::MaxSample(state_.header.layout.sample_type),
                                               [this](auto... where) { SetLimits(where...); });
   }
   // Rows of tiles whose coefficients are held at a time.

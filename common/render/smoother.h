@@ -14,13 +14,16 @@ class Smoother {
  public:
   // Writes the limit of the coefficients of each window of a row, `count` of them, for a channel: the first window's left
   // column is `x`, its top row `y`, which may be outside the picture by as much, as may others.
+  // In units of transform::kSmoothUnits.
   using Limits = std::function<void(std::uint32_t channel, std::int64_t x, std::int64_t y, std::size_t count,
-                                    float* limits)>;
+                                    std::int16_t* limits)>;
 
   // The same window and what is up to container::kSmoothReach further, inside a picture of that size.
   [[nodiscard]] static Window Grown(const Window& window, std::uint32_t width, std::uint32_t height);
 
-  Smoother(const Window& window, std::uint32_t width, std::uint32_t height, std::uint32_t channels, Limits limits);
+  // Samples are up to half their `range` from zero.
+  Smoother(const Window& window, std::uint32_t width, std::uint32_t height, std::uint32_t channels, float range,
+           Limits limits);
 
   // `rows[channel]` is row `y`, the one below the last, of the grown window's columns.
   void Add(std::uint32_t y, const float* const* rows, const Sink& sink);
@@ -28,7 +31,8 @@ class Smoother {
  private:
   // Takes row `y` of the picture as row `at` of it; `at` is outside where the picture is mirrored.
   void Take(std::int64_t at, std::uint32_t y, const Sink& sink);
-  [[nodiscard]] float* RowOf(std::vector<float>& rows, std::uint32_t channel, std::int64_t y);
+  template <typename Sample>
+  [[nodiscard]] Sample* RowOf(std::vector<Sample>& rows, std::uint32_t channel, std::int64_t y) const;
 
   Window window_;
   Window grown_;
@@ -37,13 +41,15 @@ class Smoother {
   std::size_t samples_;  // of a row of windows
   std::size_t stride_;
   Limits limits_of_;
-  std::int64_t next_;              // the row that comes next
-  std::vector<float> rows_;        // [channel][8][stride_]: row y is at y % 8
-  std::vector<float> removed_;     // as rows_
-  std::vector<float> limits_;      // [stride_] of one channel
-  std::vector<float> scratch_;
-  std::vector<float> smoothed_;    // [channel][stride_]
-  std::vector<const float*> out_;  // into it
+  std::int64_t next_;  // the row that comes next
+  float units_per_sample_;
+  std::vector<float> rows_;            // [channel][8][stride_]: row y is at y % 8
+  std::vector<std::int16_t> units_;    // as rows_
+  std::vector<std::int16_t> removed_;  // as rows_
+  std::vector<std::int16_t> limits_;   // [stride_] of one channel
+  std::vector<std::int16_t> scratch_;
+  std::vector<float> smoothed_;        // [channel][stride_]
+  std::vector<const float*> out_;      // into it
 };
 
 }  // namespace holo::render

@@ -26,8 +26,14 @@ void StoreRow(const float* const* rows, std::uint32_t channels, bool ycbcr, std:
 void StoreRow(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint16_t* out) {
   plain::StoreRow(rows, channels, ycbcr, count, out);
 }
-void SmoothRow(const float* const* rows, const float* limits, std::size_t count, float* scratch,
-               float* const* removed) {
+void ToSmoothUnits(const float* row, float scale, std::size_t count, std::int16_t* units) {
+  plain::ToSmoothUnits(row, scale, count, units);
+}
+void TakeSmoothUnits(const float* row, const std::int16_t* units, float scale, std::size_t count, float* out) {
+  plain::TakeSmoothUnits(row, units, scale, count, out);
+}
+void SmoothRow(const std::int16_t* const* rows, const std::int16_t* limits, std::size_t count, std::int16_t* scratch,
+               std::int16_t* const* removed) {
   plain::SmoothRow(rows, limits, count, scratch, removed);
 }
 
@@ -68,8 +74,14 @@ void StoreRow8(const float* const* rows, std::uint32_t channels, bool ycbcr, std
 void StoreRow16(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint16_t* out) {
   plain::StoreRow(rows, channels, ycbcr, count, out);
 }
-
-void Smooth(const float* const* rows, const float* limits, std::size_t count, float* scratch, float* const* removed) {
+void ToUnits(const float* row, float scale, std::size_t count, std::int16_t* units) {
+  plain::ToSmoothUnits(row, scale, count, units);
+}
+void TakeUnits(const float* row, const std::int16_t* units, float scale, std::size_t count, float* out) {
+  plain::TakeSmoothUnits(row, units, scale, count, out);
+}
+void Smooth(const std::int16_t* const* rows, const std::int16_t* limits, std::size_t count, std::int16_t* scratch,
+            std::int16_t* const* removed) {
   plain::SmoothRow(rows, limits, count, scratch, removed);
 }
 
@@ -418,66 +430,93 @@ HWY_INLINE void Backward4(Vector& a, Vector& b, Vector& c, Vector& d) {
   a = hn::Add(s0, s1), b = hn::Sub(s0, s1), c = hn::Add(d0, d1), d = hn::Sub(d0, d1);
 }
 
-void Smooth(const float* const* rows, const float* limits, std::size_t count, float* scratch, float* const* removed) {
+void ToUnits(const float* row, float scale, std::size_t count, std::int16_t* units) {
   const Row tag;
+  const hn::Rebind<std::int16_t, Row> narrow;
+  constexpr float kLargest = kLargestSmooth;
+  const auto to_units = [&](auto value) HWY_ATTR {
+    return hn::Max(hn::Set(tag, -kLargest), hn::Min(hn::Set(tag, kLargest), hn::Mul(value, hn::Set(tag, scale))));
+  };
+  std::size_t x = 0;
+  for (; x + kLanes <= count; x += kLanes) {
+    // Positive, so that cutting off rounds.
+    const auto positive = hn::Add(to_units(hn::LoadU(tag, row + x)), hn::Set(tag, kLargest + 1.5f));
+    const auto whole = hn::DemoteTo(narrow, hn::ConvertTo(hn::RebindToSigned<Row>(), positive));
+    hn::StoreU(hn::Sub(whole, hn::Set(narrow, kLargestSmooth + 1)), narrow, units + x);
+  }
+  plain::ToSmoothUnits(row + x, scale, count - x, units + x);
+}
+
+void TakeUnits(const float* row, const std::int16_t* units, float scale, std::size_t count, float* out) {
+  const Row tag;
+  const hn::Rebind<std::int16_t, Row> narrow;
+  std::size_t x = 0;
+  for (; x + kLanes <= count; x += kLanes) {
+    const auto whole = hn::PromoteTo(hn::RebindToSigned<Row>(), hn::LoadU(narrow, units + x));
+    const auto share = hn::Mul(hn::Set(tag, scale), hn::ConvertTo(tag, whole));
+    hn::StoreU(hn::Sub(hn::LoadU(tag, row + x), share), tag, out + x);
+  }
+  plain::TakeSmoothUnits(row + x, units + x, scale, count - x, out + x);
+}
+
+void Smooth(const std::int16_t* const* rows, const std::int16_t* limits, std::size_t count, std::int16_t* scratch,
+            std::int16_t* const* removed) {
+  const hn::CappedTag<std::int16_t, 32> tag;
   const std::size_t lanes = hn::Lanes(tag);
-  // Rows begin with a vector, so that storing never touches two lines of the cache.
-  constexpr std::size_t kBefore = 8;
-  const std::size_t stride = (count + kBefore + kSmoothPadding + 15) / 16 * 16;
-  const auto misaligned = reinterpret_cast<std::uintptr_t>(scratch) / sizeof(float) % 16;
-  float* const vertical = scratch + (16 - misaligned) % 16;  // [4][stride]
-  float* const windows = vertical + 4 * stride;              // [v][u][stride]; window x is at kBefore + x
+  // Rows begin with a line of the cache, so that storing never touches two.
+  constexpr std::size_t kLine = 32;
+  static_assert(kSmoothPadding >= kLine + 3);
+  const std::size_t stride = (count + 3 + kLine - 1) / kLine * kLine + kLine;
+  const auto misaligned = reinterpret_cast<std::uintptr_t>(scratch) / sizeof(std::int16_t) % kLine;
+  std::int16_t* const vertical = scratch + (kLine - misaligned) % kLine;  // [4][stride]
+  std::int16_t* const windows = vertical + 4 * stride;                    // [v][u][stride]; window x is at kLine + x
   for (std::size_t x = 0; x < count + 3; x += lanes) {
-    // The last vector ends with the rows.
-    const std::size_t at = count + 3 < lanes ? 0 : HWY_MIN(x, count + 3 - lanes);
-    auto a = hn::LoadU(tag, rows[0] + at), b = hn::LoadU(tag, rows[1] + at);
-    auto c = hn::LoadU(tag, rows[2] + at), d = hn::LoadU(tag, rows[3] + at);
+    auto a = hn::LoadU(tag, rows[0] + x), b = hn::LoadU(tag, rows[1] + x);
+    auto c = hn::LoadU(tag, rows[2] + x), d = hn::LoadU(tag, rows[3] + x);
     Forward4(a, b, c, d);
-    hn::StoreU(a, tag, vertical + at);
-    hn::StoreU(b, tag, vertical + stride + at);
-    hn::StoreU(c, tag, vertical + 2 * stride + at);
-    hn::StoreU(d, tag, vertical + 3 * stride + at);
+    hn::StoreU(a, tag, vertical + x);
+    hn::StoreU(b, tag, vertical + stride + x);
+    hn::StoreU(c, tag, vertical + 2 * stride + x);
+    hn::StoreU(d, tag, vertical + 3 * stride + x);
   }
   for (std::size_t v = 0; v < 4; ++v) {
-    const float* from = vertical + v * stride;
-    float* to = windows + 4 * v * stride;
+    const std::int16_t* from = vertical + v * stride;
+    std::int16_t* to = windows + 4 * v * stride;
     for (std::size_t x = 0; x < count; x += lanes) {
-      const std::size_t at = count < lanes ? 0 : HWY_MIN(x, count - lanes);
-      const auto limit = hn::LoadU(tag, limits + at);
-      auto a = hn::LoadU(tag, from + at), b = hn::LoadU(tag, from + at + 1);
-      auto c = hn::LoadU(tag, from + at + 2), d = hn::LoadU(tag, from + at + 3);
+      const auto limit = hn::LoadU(tag, limits + x);
+      auto a = hn::LoadU(tag, from + x), b = hn::LoadU(tag, from + x + 1);
+      auto c = hn::LoadU(tag, from + x + 2), d = hn::LoadU(tag, from + x + 3);
       Forward4(a, b, c, d);
       a = v == 0 ? hn::Zero(tag) : hn::IfThenElseZero(hn::Lt(hn::Abs(a), limit), a);
       b = hn::IfThenElseZero(hn::Lt(hn::Abs(b), limit), b);
       c = hn::IfThenElseZero(hn::Lt(hn::Abs(c), limit), c);
       d = hn::IfThenElseZero(hn::Lt(hn::Abs(d), limit), d);
       Backward4(a, b, c, d);
-      hn::StoreU(a, tag, to + kBefore + at);
-      hn::StoreU(b, tag, to + stride + kBefore + at);
-      hn::StoreU(c, tag, to + 2 * stride + kBefore + at);
-      hn::StoreU(d, tag, to + 3 * stride + kBefore + at);
+      hn::StoreU(a, tag, to + kLine + x);
+      hn::StoreU(b, tag, to + stride + kLine + x);
+      hn::StoreU(c, tag, to + 2 * stride + kLine + x);
+      hn::StoreU(d, tag, to + 3 * stride + kLine + x);
     }
     for (std::size_t u = 0; u < 4; ++u) {
-      float* const row = to + u * stride + kBefore;
+      std::int16_t* const row = to + u * stride + kLine;
       for (std::size_t i = 0; i < 3; ++i) row[count + i] = *(row - 1 - i) = 0;
     }
   }
-  const auto add = [&](auto one, std::size_t x) HWY_ATTR {
+  const auto sixteenth = hn::Set(tag, 1 << 11);
+  for (std::size_t x = 0; x < count + 3; x += lanes) {
     const auto sum = [&](std::size_t v) HWY_ATTR {
-      const float* at = windows + 4 * v * stride + kBefore + x;
-      const auto two = hn::Add(hn::LoadU(one, at), hn::LoadU(one, at + stride - 1));
-      return hn::Add(hn::Add(two, hn::LoadU(one, at + 2 * stride - 2)), hn::LoadU(one, at + 3 * stride - 3));
+      const std::int16_t* at = windows + 4 * v * stride + kLine + x;
+      const auto two = hn::Add(hn::LoadU(tag, at), hn::LoadU(tag, at + stride - 1));
+      const auto others = hn::Add(hn::LoadU(tag, at + 2 * stride - 2), hn::LoadU(tag, at + 3 * stride - 3));
+      return hn::MulFixedPoint15(hn::Add(two, others), sixteenth);
     };
     auto a = sum(0), b = sum(1), c = sum(2), d = sum(3);
     Backward4(a, b, c, d);
-    hn::StoreU(hn::Add(hn::LoadU(one, removed[0] + x), a), one, removed[0] + x);
-    hn::StoreU(hn::Add(hn::LoadU(one, removed[1] + x), b), one, removed[1] + x);
-    hn::StoreU(hn::Add(hn::LoadU(one, removed[2] + x), c), one, removed[2] + x);
-    hn::StoreU(hn::Add(hn::LoadU(one, removed[3] + x), d), one, removed[3] + x);
-  };
-  std::size_t x = 0;
-  for (; x + lanes <= count + 3; x += lanes) add(tag, x);
-  for (; x < count + 3; ++x) add(hn::CappedTag<float, 1>(), x);
+    hn::StoreU(hn::Add(hn::LoadU(tag, removed[0] + x), a), tag, removed[0] + x);
+    hn::StoreU(hn::Add(hn::LoadU(tag, removed[1] + x), b), tag, removed[1] + x);
+    hn::StoreU(hn::Add(hn::LoadU(tag, removed[2] + x), c), tag, removed[2] + x);
+    hn::StoreU(hn::Add(hn::LoadU(tag, removed[3] + x), d), tag, removed[3] + x);
+  }
 }
 
 #endif  // HWY_TARGET == HWY_SCALAR
@@ -496,6 +535,8 @@ HWY_EXPORT(Gather);
 HWY_EXPORT(ProjectPatch);
 HWY_EXPORT(StoreRow8);
 HWY_EXPORT(StoreRow16);
+HWY_EXPORT(ToUnits);
+HWY_EXPORT(TakeUnits);
 HWY_EXPORT(Smooth);
 
 void FilterRows(const LapMatrix& matrix, float* const* above, float* const* below, std::size_t count) {
@@ -517,8 +558,14 @@ void StoreRow(const float* const* rows, std::uint32_t channels, bool ycbcr, std:
 void StoreRow(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint16_t* out) {
   HWY_DYNAMIC_DISPATCH(StoreRow16)(rows, channels, ycbcr, count, out);
 }
-void SmoothRow(const float* const* rows, const float* limits, std::size_t count, float* scratch,
-               float* const* removed) {
+void ToSmoothUnits(const float* row, float scale, std::size_t count, std::int16_t* units) {
+  HWY_DYNAMIC_DISPATCH(ToUnits)(row, scale, count, units);
+}
+void TakeSmoothUnits(const float* row, const std::int16_t* units, float scale, std::size_t count, float* out) {
+  HWY_DYNAMIC_DISPATCH(TakeUnits)(row, units, scale, count, out);
+}
+void SmoothRow(const std::int16_t* const* rows, const std::int16_t* limits, std::size_t count, std::int16_t* scratch,
+               std::int16_t* const* removed) {
   HWY_DYNAMIC_DISPATCH(Smooth)(rows, limits, count, scratch, removed);
 }
 

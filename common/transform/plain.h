@@ -41,7 +41,10 @@ void SynthesiseStrip(const StripShape& shape, const PatchSum* patches, float* sc
                      std::size_t out_stride);
 void StoreRow(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint8_t* out);
 void StoreRow(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint16_t* out);
-void SmoothRow(const float* const* rows, const float* limits, std::size_t count, float* scratch, float* const* removed);
+void ToSmoothUnits(const float* row, float scale, std::size_t count, std::int16_t* units);
+void TakeSmoothUnits(const float* row, const std::int16_t* units, float scale, std::size_t count, float* out);
+void SmoothRow(const std::int16_t* const* rows, const std::int16_t* limits, std::size_t count, std::int16_t* scratch,
+               std::int16_t* const* removed);
 
 }  // namespace plain
 }  // namespace holo::transform

@@ -231,43 +231,55 @@ void StoreRow(const float* const* rows, std::uint32_t channels, bool ycbcr, std:
   StoreRowOf(rows, channels, ycbcr, count, out);
 }
 
-void SmoothRow(const float* const* rows, const float* limits, std::size_t count, float* scratch,
-               float* const* removed) {
+void ToSmoothUnits(const float* row, float scale, std::size_t count, std::int16_t* units) {
+  constexpr float kLargest = kLargestSmooth;
+  for (std::size_t x = 0; x < count; ++x) {
+    const float value = std::max(-kLargest, std::min(kLargest, row[x] * scale));
+    units[x] = static_cast<std::int16_t>(static_cast<std::int32_t>(value + (kLargest + 1.5f)) - (kLargestSmooth + 1));
+  }
+}
+
+void TakeSmoothUnits(const float* row, const std::int16_t* units, float scale, std::size_t count, float* out) {
+  for (std::size_t x = 0; x < count; ++x) out[x] = row[x] - scale * static_cast<float>(units[x]);
+}
+
+void SmoothRow(const std::int16_t* const* rows, const std::int16_t* limits, std::size_t count, std::int16_t* scratch,
+               std::int16_t* const* removed) {
   // Four samples or coefficients, `step` apart, to as many coefficients and back.
-  const auto forward = [](float* at, std::size_t step) {
-    const float s0 = at[0] + at[step], s1 = at[2 * step] + at[3 * step];
-    const float d0 = at[0] - at[step], d1 = at[2 * step] - at[3 * step];
+  const auto forward = [](int* at, std::size_t step) {
+    const int s0 = at[0] + at[step], s1 = at[2 * step] + at[3 * step];
+    const int d0 = at[0] - at[step], d1 = at[2 * step] - at[3 * step];
     at[0] = s0 + s1, at[step] = s0 - s1, at[2 * step] = d0 + d1, at[3 * step] = d0 - d1;
   };
-  const auto backward = [](float* at, std::size_t step) {
-    const float s0 = at[0] + at[step], d0 = at[0] - at[step];
-    const float s1 = at[2 * step] + at[3 * step], d1 = at[2 * step] - at[3 * step];
+  const auto backward = [](int* at, std::size_t step) {
+    const int s0 = at[0] + at[step], d0 = at[0] - at[step];
+    const int s1 = at[2 * step] + at[3 * step], d1 = at[2 * step] - at[3 * step];
     at[0] = s0 + s1, at[step] = s0 - s1, at[2 * step] = d0 + d1, at[3 * step] = d0 - d1;
   };
   // What each window removes: [v][u][count + 6], with three zeros on either side; v and u count rows and columns.
   const std::size_t stride = count + 6;
-  std::fill_n(scratch, 16 * stride, 0.0f);
+  std::fill_n(scratch, 16 * stride, std::int16_t{0});
   for (std::size_t x = 0; x < count; ++x) {
-    float window[16];
+    int window[16];
     for (std::size_t v = 0; v < 4; ++v) std::copy_n(rows[v] + x, 4, window + 4 * v);
     for (std::size_t u = 0; u < 4; ++u) forward(window + u, 4);
     for (std::size_t v = 0; v < 4; ++v) forward(window + 4 * v, 1);
     window[0] = 0;
-    for (float& coefficient : window) {
-      if (!(std::max(coefficient, -coefficient) < limits[x])) coefficient = 0;
+    for (int& coefficient : window) {
+      if (std::abs(coefficient) >= limits[x]) coefficient = 0;
     }
     for (std::size_t v = 0; v < 4; ++v) backward(window + 4 * v, 1);
-    for (std::size_t i = 0; i < 16; ++i) scratch[i * stride + 3 + x] = window[i];
+    for (std::size_t i = 0; i < 16; ++i) scratch[i * stride + 3 + x] = static_cast<std::int16_t>(window[i]);
   }
   // Windows of a row first, then down.
   for (std::size_t x = 0; x < count + 3; ++x) {
-    float sums[4];
+    int sums[4];
     for (std::size_t v = 0; v < 4; ++v) {
-      const float* at = scratch + 4 * v * stride + 3 + x;
-      sums[v] = ((at[0] + at[stride - 1]) + at[2 * stride - 2]) + at[3 * stride - 3];
+      const std::int16_t* at = scratch + 4 * v * stride + 3 + x;
+      sums[v] = (at[0] + at[stride - 1] + at[2 * stride - 2] + at[3 * stride - 3] + 8) >> 4;
     }
     backward(sums, 1);
-    for (std::size_t v = 0; v < 4; ++v) removed[v][x] += sums[v];
+    for (std::size_t v = 0; v < 4; ++v) removed[v][x] = static_cast<std::int16_t>(removed[v][x] + sums[v]);
   }
 }
 

@@ -113,18 +113,28 @@ void StoreRow(const float* const* rows, std::uint32_t channels, bool ycbcr, std:
 
 // Smoothing: the Hadamard transform of a window of 4 x 4 samples at every place of a plane; of its coefficients but the
 // first, those of less than a limit are what quantisation has left of nothing. They are added up over the windows, and
-// a share of them is taken away.
+// a share of them is taken away. On integers of 16 bits, of which kSmoothUnits are half the range of samples: none of the
+// sums below leaves them.
 inline constexpr std::uint32_t kSmoothPx = 4;
-inline constexpr std::size_t kSmoothPadding = 16;
+inline constexpr std::size_t kSmoothPadding = 40;
+inline constexpr float kSmoothUnits = 1600;
+inline constexpr std::int16_t kLargestSmooth = 2047;  // sample or limit; larger ones count as this
 
-// Floats that SmoothRow() needs to work with for `count` windows.
+// The nearest units, scale * row[x] for `count` samples.
+void ToSmoothUnits(const float* row, float scale, std::size_t count, std::int16_t* units);
+// out[x] = row[x] - scale * units[x].
+void TakeSmoothUnits(const float* row, const std::int16_t* units, float scale, std::size_t count, float* out);
+
+// Integers that SmoothRow() needs to work with for `count` windows.
 [[nodiscard]] constexpr std::size_t SmoothScratch(std::size_t count) {
   return 20 * (count + 3 * kSmoothPadding) + kSmoothPadding;
 }
 
-// Adds to `removed`, four rows of count + 3 samples, what is below limits[x] in window x of `count`, sixteen times the
-// sample values; `rows` are the four rows of count + 3 samples that the windows lie in. Rows and limits are followed by
-// kSmoothPadding floats that may be read.
-void SmoothRow(const float* const* rows, const float* limits, std::size_t count, float* scratch, float* const* removed);
+// Adds to `removed`, four rows of count + 3 samples, what is below limits[x] in window x of `count`; `rows` are the four
+// rows of count + 3 samples that the windows lie in. What is added is the samples of a window, and the rounded sum of
+// the four windows that lie in the same rows, once. All rows and limits are followed by kSmoothPadding integers that may
+// be read and, of `removed`, written.
+void SmoothRow(const std::int16_t* const* rows, const std::int16_t* limits, std::size_t count, std::int16_t* scratch,
+               std::int16_t* const* removed);
 
 }  // namespace holo::transform

@@ -339,48 +339,81 @@ TEST_CASE("a gathered patch has lost its mean") {
   CHECK(patch[63] + mean == doctest::Approx(plane.Row(15)[15]));
 }
 
-TEST_CASE("smoothing's kernel is the plain one, for any number of windows") {
+TEST_CASE("smoothing's kernel is the plain one, for any number of windows and the largest samples") {
   WithEveryTarget([] {
     std::mt19937 random(11);
-    std::uniform_real_distribution<float> sample(-200, 200);
-    for (const std::size_t count : {1, 2, 3, 4, 5, 7, 8, 12, 13, 15, 16, 17, 31, 33, 61, 64, 500}) {
-      CAPTURE(count);
-      std::vector<std::vector<float>> rows(4, std::vector<float>(count + 3 + kSmoothPadding));
-      std::vector<float> limits(count + kSmoothPadding);
-      for (auto& row : rows) {
-        for (float& value : row) value = sample(random);
+    using Row = std::vector<std::int16_t>;
+    for (const int largest : {40, 2047}) {
+      std::uniform_int_distribution<int> sample(-largest, largest);
+      std::bernoulli_distribution extreme(0.5);
+      for (const std::size_t count : {1, 2, 3, 4, 5, 7, 8, 12, 13, 15, 16, 17, 31, 33, 61, 64, 500}) {
+        CAPTURE(count);
+        std::vector<Row> rows(4, Row(count + 3 + kSmoothPadding));
+        Row limits(count + kSmoothPadding);
+        for (Row& row : rows) {
+          for (std::int16_t& value : row) {
+            value = static_cast<std::int16_t>(largest < 2047 ? sample(random) : extreme(random) ? largest : -largest);
+          }
+        }
+        for (std::int16_t& limit : limits) limit = static_cast<std::int16_t>(std::abs(sample(random)));
+        const std::int16_t* from[4] = {rows[0].data(), rows[1].data(), rows[2].data(), rows[3].data()};
+        std::vector<Row> fast(4, Row(count + 3 + kSmoothPadding, 5));
+        std::vector<Row> expected = fast;
+        const auto smooth = [&](auto function, std::vector<Row>& removed) {
+          Row scratch(SmoothScratch(count), 999);
+          std::int16_t* to[4] = {removed[0].data(), removed[1].data(), removed[2].data(), removed[3].data()};
+          function(from, limits.data(), count, scratch.data(), to);
+          for (Row& row : removed) row.resize(count + 3);
+        };
+        smooth(SmoothRow, fast);
+        smooth(plain::SmoothRow, expected);
+        CHECK(fast == expected);
       }
-      for (float& limit : limits) limit = std::abs(sample(random)) * 4;
-      const float* from[4] = {rows[0].data(), rows[1].data(), rows[2].data(), rows[3].data()};
-      std::vector<std::vector<float>> fast(4, std::vector<float>(count + 3, 0.5f));
-      auto expected = fast;
-      const auto smooth = [&](auto function, std::vector<std::vector<float>>& removed) {
-        std::vector<float> scratch(SmoothScratch(count), 1e6f);
-        float* to[4] = {removed[0].data(), removed[1].data(), removed[2].data(), removed[3].data()};
-        function(from, limits.data(), count, scratch.data(), to);
-      };
-      smooth(SmoothRow, fast);
-      smooth(plain::SmoothRow, expected);
+    }
+  });
+}
+
+TEST_CASE("samples to units and back are those of the plain functions, and the nearest") {
+  WithEveryTarget([] {
+    std::mt19937 random(12);
+    std::uniform_real_distribution<float> sample(-200, 200);
+    for (const std::size_t count : {1, 3, 4, 7, 8, 9, 31, 100}) {
+      CAPTURE(count);
+      std::vector<float> row(count);
+      for (float& value : row) value = sample(random);
+      std::vector<std::int16_t> fast(count), expected(count);
+      ToSmoothUnits(row.data(), 12.5f, count, fast.data());
+      plain::ToSmoothUnits(row.data(), 12.5f, count, expected.data());
       CHECK(fast == expected);
+      for (std::size_t x = 0; x < count; ++x) {
+        const float units = std::clamp(12.5f * row[x], -2047.0f, 2047.0f);
+        CHECK(std::abs(static_cast<float>(fast[x]) - units) < 0.5001f);
+      }
+      std::vector<float> fast_out(count), expected_out(count);
+      TakeSmoothUnits(row.data(), fast.data(), 0.1f, count, fast_out.data());
+      plain::TakeSmoothUnits(row.data(), fast.data(), 0.1f, count, expected_out.data());
+      CHECK(fast_out == expected_out);
+      CHECK(fast_out[0] == doctest::Approx(row[0] - 0.1f * static_cast<float>(fast[0])));
     }
   });
 }
 
 TEST_CASE("a window without limits loses all but its mean, one with a limit of 0 nothing") {
-  const std::vector<float> rows[4] = {{4, 8, 15, 16}, {23, 42, -4, -8}, {-15, -16, -23, -42}, {1, 2, 3, 4}};
-  const float* from[4] = {rows[0].data(), rows[1].data(), rows[2].data(), rows[3].data()};
+  const std::vector<std::int16_t> rows[4] = {{4, 8, 15, 16}, {23, 42, -4, -8}, {-15, -16, -23, -42}, {1, 2, 3, 4}};
+  const std::int16_t* from[4] = {rows[0].data(), rows[1].data(), rows[2].data(), rows[3].data()};
   float mean = 0;
   for (const auto& row : rows) {
-    for (const float value : row) mean += value / 16;
+    for (const std::int16_t value : row) mean += static_cast<float>(value) / 16;
   }
-  for (const float limit : {1e9f, 0.0f}) {
-    std::vector<float> removed[4] = {{0, 0, 0, 0}, {0, 0, 0, 0}, {0, 0, 0, 0}, {0, 0, 0, 0}};
-    float* to[4] = {removed[0].data(), removed[1].data(), removed[2].data(), removed[3].data()};
-    std::vector<float> scratch(SmoothScratch(1));
+  for (const std::int16_t limit : {kLargestSmooth, std::int16_t{0}}) {
+    std::vector<std::int16_t> removed[4] = {{0, 0, 0, 0}, {0, 0, 0, 0}, {0, 0, 0, 0}, {0, 0, 0, 0}};
+    std::int16_t* to[4] = {removed[0].data(), removed[1].data(), removed[2].data(), removed[3].data()};
+    std::vector<std::int16_t> scratch(SmoothScratch(1));
     plain::SmoothRow(from, &limit, 1, scratch.data(), to);
     for (std::size_t y = 0; y < 4; ++y) {
       for (std::size_t x = 0; x < 4; ++x) {
-        CHECK(removed[y][x] == doctest::Approx(limit > 0 ? 16 * (rows[y][x] - mean) : 0.0f));
+        // Four sums are rounded.
+        CHECK(std::abs(removed[y][x] - (limit > 0 ? rows[y][x] - mean : 0.0f)) <= 2.0f);
       }
     }
   }
