@@ -7,10 +7,10 @@
 
 namespace holo::codec {
 
-bool CanDecode(const TileState&) {
+bool CanUseKernels(const TileState&) {
   return false;
 }
-void PrepareToDecode(TileState&) {}
+void UseKernels(TileState&) {}
 void Resum(GroupState&, TileKind, std::uint32_t, std::size_t) {}
 void LowerPlanes(TileState&, int) {}
 std::size_t DecodePatches(const Pass&, entropy::RangeDecoder&, std::size_t first) {
@@ -140,18 +140,17 @@ struct Constants {
 
   BandSum band_sum;
   entropy::Probability* contexts;
-  const std::int16_t* sum_weights = nullptr;
   std::array<std::ptrdiff_t, kAround> distances;  // to strengths of patches around
   std::array<std::int16_t, kMaxBlocks * kVector> significance_at{};
   std::array<std::int16_t, 3 * kMaxBlocks * kVector> luma{};
 };
 
-// A bit for each lane: of at most eight.
+// A bit for each lane: of at most sixteen.
 template <class Tag>
 HWY_INLINE std::uint32_t BitsOf(Tag tag, hn::Mask<Tag> mask) {
-  std::uint8_t bits[8];
+  std::uint8_t bits[8] = {};
   hn::StoreMaskBits(tag, mask, bits);
-  return bits[0] & ((1u << hn::MaxLanes(tag)) - 1);
+  return (bits[0] | std::uint32_t{bits[1]} << 8) & ((1u << hn::MaxLanes(tag)) - 1);
 }
 
 // The contexts of the coefficients of a patch's band, and the scores from which they come.
@@ -282,7 +281,7 @@ HWY_INLINE void DecodePatch(const Pass& pass, const Constants& constants, std::s
         contexts.scores[b] = hn::Sub(contexts.scores[b], hn::LoadU(d, model.fresh.data() + b * kVector));
       }
     }
-    AddToSums(constants.sum_weights, k, kStrength, sums);
+    AddToSums(pass.sum_weights, k, kStrength, sums);
     const auto times = hn::Set(d, kStrength);
     for (std::size_t b = 0; b < kBlocks; ++b) {
       contexts.scores[b] = hn::Add(contexts.scores[b],
@@ -363,6 +362,29 @@ HWY_INLINE void ActiveScores(const Pass& pass, std::size_t begin, std::size_t en
   }
 }
 
+// A pass that is of active patches only, over the cells from `begin` to `end` in a row. Returns the cell at which it stopped as
+// `burst` may not hold enough for one more patch.
+template <std::size_t kBlocks>
+HWY_INLINE std::size_t ActivePatchesOf(const Pass& pass, const Constants& constants, std::size_t begin, std::size_t end,
+                                       std::size_t decisions, entropy::RangeDecoder::Burst& burst) {
+  const Cells d;
+  for (std::size_t at = begin; at < end; at += 16) {
+    const auto activity = hn::LoadU(d, reinterpret_cast<const std::int8_t*>(pass.band.active.data() + at));
+    std::uint32_t left = BitsOf(d, hn::Eq(activity, hn::Set(d, static_cast<std::int8_t>(Activity::kYes))));
+    if (end - at < 16) left &= (1u << (end - at)) - 1;
+    for (; left != 0; left &= left - 1) {
+      const std::size_t cell = at + static_cast<std::size_t>(std::countr_zero(left));
+      if (!burst.Holds(decisions)) return cell;
+      if (pass.kind == PassKind::kRefinement) {
+        RefinePatch<kBlocks>(pass, constants, cell, burst);
+      } else {
+        DecodePatch<kBlocks>(pass, constants, cell, false, burst);
+      }
+    }
+  }
+  return end;
+}
+
 template <std::size_t kBlocks>
 std::size_t PatchesOf(const Pass& pass, const Constants& constants, entropy::RangeDecoder& decoder, std::size_t first) {
   const TileState& tile = pass.tile;
@@ -377,16 +399,20 @@ std::size_t PatchesOf(const Pass& pass, const Constants& constants, entropy::Ran
     const auto column = static_cast<std::uint32_t>(patch % tile.columns);
     const std::size_t begin = tile.CellOf(column, static_cast<std::uint32_t>(patch / tile.columns));
     const std::size_t end = begin + tile.columns - column;
-    if (also_inactive) ActiveScores(pass, begin, end, row_scores.data());
+    if (!also_inactive) {
+      const std::size_t stop = ActivePatchesOf<kBlocks>(pass, constants, begin, end, decisions, burst);
+      patch += stop - begin;
+      if (stop != end) break;
+      continue;
+    }
+    ActiveScores(pass, begin, end, row_scores.data());
     for (std::size_t cell = begin; cell < end; ++cell, ++patch) {
       if (!burst.Holds(decisions)) break;
       Activity& active = pass.band.active[cell];
       bool fresh = false;
       if (active == Activity::kYes) {
-        if (pass.kind == PassKind::kRefinement) RefinePatch<kBlocks>(pass, constants, cell, burst);
-        if (pass.kind == PassKind::kRefinement || pass.kind == PassKind::kRest) continue;
+        if (pass.kind == PassKind::kRest) continue;
       } else {
-        if (!also_inactive) continue;
         if (active == Activity::kSeenNo) {
           active = Activity::kNo;
           continue;
@@ -411,8 +437,7 @@ std::size_t PatchesOf(const Pass& pass, const Constants& constants, entropy::Ran
 }
 
 std::size_t Patches(const Pass& pass, entropy::RangeDecoder& decoder, std::size_t first) {
-  Constants constants(pass);
-  constants.sum_weights = SumWeights(pass.tile.kind, pass.band.shape.group == 0 ? 0 : 1).data();
+  const Constants constants(pass);
   return pass.model.columns == kVector ? PatchesOf<1>(pass, constants, decoder, first)
                                        : PatchesOf<2>(pass, constants, decoder, first);
 }
@@ -432,13 +457,13 @@ HWY_EXPORT(Works);
 HWY_EXPORT(Lower);
 HWY_EXPORT(Patches);
 
-bool CanDecode(const TileState& tile) {
+bool CanUseKernels(const TileState& tile) {
   bool fits = HWY_DYNAMIC_DISPATCH(Works)() && tile.columns <= kMaxTileColumns;
   for (const GroupState& group : tile.groups) fits = fits && group.shape.count <= kInside;
   return fits;
 }
 
-void PrepareToDecode(TileState& tile) {
+void UseKernels(TileState& tile) {
   for (GroupState& group : tile.groups) group.sums.assign(group.signs.size() * kMaxSums, 0);
 }
 

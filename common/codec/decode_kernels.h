@@ -1,5 +1,5 @@
-// The decoding half of tile_coder.cc with vector instructions, for groups of at most 64 coefficients a patch: what is
-// decoded and every bit of the state are the same. Private to codec/.
+// Parts of tile_coder.cc with vector instructions, for groups of at most 64 coefficients a patch: what is decoded and every
+// bit of the state are the same. Private to codec/.
 #pragma once
 
 #include <cstddef>
@@ -9,15 +9,15 @@
 namespace holo::codec {
 
 // Whether the kernels work on this machine, and on `tile`.
-[[nodiscard]] bool CanDecode(const TileState& tile);
+[[nodiscard]] bool CanUseKernels(const TileState& tile);
 
-// Makes room for what the kernels keep. Before anything is decoded.
-void PrepareToDecode(TileState& tile);
+// Makes room for what the kernels keep: GroupState::sums. Before anything is coded.
+void UseKernels(TileState& tile);
 
-// Computes GroupState::sums of a cell that others have changed.
+// Computes GroupState::sums of a cell anew.
 void Resum(GroupState& group, TileKind kind, std::uint32_t family, std::size_t cell);
 
-// What BeginSlot() of tile_coder.cc does, where the slot before has been begun or nothing is decoded yet.
+// What BeginSlot() of tile_coder.cc does, where the slot before has been begun or nothing is coded yet.
 void LowerPlanes(TileState& tile, int slot);
 
 // Decodes patches of the pass from `first` on, row by row, while their bytes are sure to be there; returns the first

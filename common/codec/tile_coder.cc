@@ -50,11 +50,13 @@ class Reader {
   std::size_t allowed_overrun_;
 };
 
-// What only the encoder knows of a group.
-struct GroupTarget {
-  std::vector<std::uint32_t> values;  // as GroupState::values, complete
-  std::vector<float> exact;           // |coefficient| in steps, same shape
-  const float* weights = nullptr;     // [count] see EncodeTile
+// What only the encoder knows of a band.
+struct BandTarget {
+  std::vector<std::uint32_t> values;  // [cells, count] as GroupState::values, complete
+  std::vector<float> exact;           // [cells, count] |coefficient| in steps
+  std::vector<std::uint8_t> planes;   // [cells] of the patch's largest magnitude, before any is left out
+  int most_planes = 0;
+  const float* weights = nullptr;  // [count] see EncodeTile
 };
 
 // The score of "becomes active", by the definition in context_model.h.
@@ -67,6 +69,7 @@ int ActiveScore(const Pass& pass, std::size_t cell) {
   }
   if (pass.luma_band != nullptr) score += weights[activity::kLuma + pass.luma_band->levels[cell]];
   if (pass.other_band != nullptr) score += weights[activity::kOther + pass.other_band->levels[cell]];
+  if (pass.sum_weights != nullptr) return score + pass.group.sums[cell * kMaxSums + pass.band.shape.index];
   const std::int8_t* strengths = pass.group.strengths.data() + cell * pass.group.stride;
   for (std::uint64_t left = pass.group.signs[cell].nonzero; left != 0; left &= left - 1) {
     const auto k = static_cast<std::size_t>(std::countr_zero(left));
@@ -142,6 +145,15 @@ void AddInside(const BandModel& model, std::size_t k, int more, std::int16_t* sc
   for (std::size_t block = 0; block < model.columns; block += kVector) {
     const Vector sum = Load(scores + block) + times * Load(model.patch.data() + k * model.columns + block);
     std::memcpy(scores + block, &sum, sizeof sum);
+  }
+}
+
+// What a strength of 1's, new in the patch, adds to the scores of "becomes active".
+void AddToSums(const Pass& pass, std::size_t cell, std::size_t k) {
+  std::int16_t* sums = pass.group.sums.data() + cell * kMaxSums;
+  const std::int16_t* weights = pass.sum_weights + k * kMaxSums;
+  for (std::size_t band = 0; band < kMaxSums; ++band) {
+    sums[band] = static_cast<std::int16_t>(sums[band] + StrengthOf(1) * weights[band]);
   }
 }
 
@@ -239,7 +251,7 @@ double PriceOfOne(const entropy::Probability& context) {
 }
 
 // Whether the ones of a patch's band, which holds nothing larger, are worth their bits; clears them if not.
-bool IsWorthStarting(GroupTarget& target, std::size_t first, std::size_t count, double bit_price,
+bool IsWorthStarting(BandTarget& target, std::size_t first, std::size_t count, double bit_price,
                      const entropy::Probability& active) {
   constexpr double kBitsOfOne = 3;  // its sign, and what tells which one it is
   double worth = 0;
@@ -252,24 +264,24 @@ bool IsWorthStarting(GroupTarget& target, std::size_t first, std::size_t count, 
 }
 
 // Adds up what the encoder gains by a coefficient that is known better.
-void Count(const GroupTarget& target, std::size_t at, std::size_t k, std::uint32_t before, std::uint32_t after,
+void Count(const BandTarget& target, std::size_t first, std::size_t i, std::uint32_t before, std::uint32_t after,
            int plane, CutPoint* cut) {
-  const double exact = target.exact[at];
+  const double exact = target.exact[first + i];
   const double old_error = exact - std::abs(Dequantise(before, plane + 1));
   const double new_error = exact - std::abs(Dequantise(after, plane));
   const double saved = old_error * old_error - new_error * new_error;
   cut->seen_saved += saved;
-  cut->measured_saved += saved * target.weights[k];
+  cut->measured_saved += saved * target.weights[i];
 }
 
 // The next bits of what was significant before this plane, in an active patch. False if the code ended.
 template <class Coder>
-bool RefinePatch(const Pass& pass, std::size_t cell, Coder& coder, GroupTarget* target, CutPoint* cut) {
+bool RefinePatch(const Pass& pass, std::size_t cell, Coder& coder, BandTarget* target, CutPoint* cut) {
   GroupState& group = pass.group;
   const BandShape& shape = pass.band.shape;
   const int shift = pass.plane + 1;
-  const std::size_t first = cell * group.stride + shape.first_k;
-  std::uint32_t* values = group.values.data() + first;
+  std::uint32_t* values = group.values.data() + cell * group.stride + shape.first_k;
+  const std::size_t first = cell * shape.count;  // of the target
   for (std::size_t i = 0; i < shape.count; ++i) {
     const std::uint32_t before = values[i];
     if (before >> (shift + 1) == 0) continue;
@@ -278,23 +290,23 @@ bool RefinePatch(const Pass& pass, std::size_t cell, Coder& coder, GroupTarget* 
     bit = coder.Code(bit, pass.tile.contexts.Refinement(shape.context_class, RefinementContext(pass, cell, i)));
     if (coder.Stopped()) return false;
     values[i] = before | (bit ? 1u : 0u) << shift;
-    if constexpr (Coder::kEncodes) Count(*target, first + i, shape.first_k + i, before, values[i], pass.plane, cut);
+    if constexpr (Coder::kEncodes) Count(*target, first, i, before, values[i], pass.plane, cut);
   }
   return true;
 }
 
 // One patch of a pass that tells what becomes significant; of kLikely an active one. False if the code ended.
 template <class Coder>
-bool CodePatch(const Pass& pass, std::size_t cell, Coder& coder, GroupTarget* target, CutPoint* cut) {
+bool CodePatch(const Pass& pass, std::size_t cell, Coder& coder, BandTarget* target, CutPoint* cut) {
   GroupState& group = pass.group;
   Band& band = pass.band;
   Contexts& contexts = pass.tile.contexts;
   const BandShape& shape = band.shape;
   const int plane = pass.plane;
   const int shift = plane + 1;
-  const std::size_t first = cell * group.stride + shape.first_k;
-  std::uint32_t* values = group.values.data() + first;
-  std::int8_t* strengths = group.strengths.data() + first;
+  std::uint32_t* values = group.values.data() + cell * group.stride + shape.first_k;
+  std::int8_t* strengths = group.strengths.data() + cell * group.stride + shape.first_k;
+  const std::size_t first = cell * shape.count;  // of the target
   std::uint32_t* truth = nullptr;
   if constexpr (Coder::kEncodes) truth = target->values.data() + first;
 
@@ -311,9 +323,7 @@ bool CodePatch(const Pass& pass, std::size_t cell, Coder& coder, GroupTarget* ta
     if (pass.kind == PassKind::kActive && level < activity::kLikely) return true;
     entropy::Probability& context = contexts.Active(shape.context_class, level);
     if constexpr (Coder::kEncodes) {
-      for (std::size_t i = 0; i < shape.count; ++i) fresh |= (truth[i] >> shift) != 0;
-    }
-    if constexpr (Coder::kEncodes) {
+      fresh = target->planes[cell] > plane;
       if (plane == 0 && fresh) fresh = IsWorthStarting(*target, first, shape.count, coder.bit_price, context);
       if (coder.observer != nullptr) {
         coder.observer->Scored(false, shape.context_class, ActiveFeatures(pass, cell), score, fresh);
@@ -384,15 +394,16 @@ bool CodePatch(const Pass& pass, std::size_t cell, Coder& coder, GroupTarget* ta
     strengths[i] = StrengthOf(1);
     changed = true;
     if (shape.first_k + i < kInside) AddInside(pass.model, shape.first_k + i, StrengthOf(1), scores.data());
-    if constexpr (Coder::kEncodes) Count(*target, first + i, shape.first_k + i, before, values[i], plane, cut);
+    if (pass.sum_weights != nullptr) AddToSums(pass, cell, shape.first_k + i);
+    if constexpr (Coder::kEncodes) Count(*target, first, i, before, values[i], plane, cut);
   }
   if (changed) band.levels[cell] = LevelOfBand(group, shape, cell);
   return true;
 }
 
 // Before the first pass of a slot: what magnitudes count at its planes.
-void BeginSlot(TileState& tile, int slot, bool fast) {
-  if (fast) return LowerPlanes(tile, slot);
+void BeginSlot(TileState& tile, int slot, bool has_sums) {
+  if (has_sums) return LowerPlanes(tile, slot);
   for (GroupState& group : tile.groups) {
     if (group.shape.IsIdle(slot)) continue;
     const int plane = group.shape.PlaneIn(slot);
@@ -405,7 +416,7 @@ void BeginSlot(TileState& tile, int slot, bool fast) {
   }
   for (Band& band : tile.bands) {
     if (tile.groups[band.shape.group].shape.IsIdle(slot)) continue;
-    for (std::size_t cell = 0; cell < band.active.size(); ++cell) {
+    for (std::size_t cell = 0; cell < tile.groups[band.shape.group].signs.size(); ++cell) {
       if (band.active[cell] == Activity::kYes) band.levels[cell] = LevelOfBand(tile.groups[band.shape.group], band.shape, cell);
     }
   }
@@ -413,10 +424,11 @@ void BeginSlot(TileState& tile, int slot, bool fast) {
 
 // One pass in slot `slot`. False if the code ended inside.
 template <class Coder>
-bool CodePass(TileState& tile, int slot, PassKind kind, std::size_t band_index, Coder& coder, GroupTarget* targets,
-              int top_plane_of_band, CutPoint* cut) {
-  const bool fast = !Coder::kEncodes && !tile.groups.front().sums.empty();
-  if (kind == PassKind::kLikely && band_index == 0) BeginSlot(tile, slot, fast);
+bool CodePass(TileState& tile, int slot, PassKind kind, std::size_t band_index, Coder& coder, BandTarget* target,
+              CutPoint* cut) {
+  const bool has_sums = !tile.groups.front().sums.empty();
+  const bool fast = has_sums && !Coder::kEncodes;
+  if (kind == PassKind::kLikely && band_index == 0) BeginSlot(tile, slot, has_sums);
   Band& band = tile.bands[band_index];
   const GroupShape& group_shape = tile.groups[band.shape.group].shape;
   if (group_shape.IsIdle(slot)) return true;
@@ -428,7 +440,7 @@ bool CodePass(TileState& tile, int slot, PassKind kind, std::size_t band_index, 
   }
   if (!band.started && kind == PassKind::kActive) {
     bool starts = false;
-    if constexpr (Coder::kEncodes) starts = top_plane_of_band >= plane;
+    if constexpr (Coder::kEncodes) starts = target->most_planes > plane;
     starts = coder.Code(starts, tile.contexts.Started(band.shape.context_class));
     if (coder.Stopped()) return false;
     band.started = starts;
@@ -446,6 +458,7 @@ bool CodePass(TileState& tile, int slot, PassKind kind, std::size_t band_index, 
                      other_band,
                      luma_band != nullptr ? &tile.groups[luma_band->shape.group] : nullptr,
                      other_band != nullptr ? &tile.groups[other_band->shape.group] : nullptr,
+                     has_sums ? SumWeights(tile.kind, band.shape.group == 0 ? 0 : 1).data() : nullptr,
                      AroundOf(tile.stride()),
                      kind,
                      plane};
@@ -463,13 +476,14 @@ bool CodePass(TileState& tile, int slot, PassKind kind, std::size_t band_index, 
                                          static_cast<std::uint32_t>(patch / tile.columns));
     const std::size_t count = fast ? 1 : tile.columns - column;
     for (std::size_t i = 0; i < count; ++i) {
-      if (only_active && band.active[cell + i] != Activity::kYes) continue;
-      GroupTarget* target = Coder::kEncodes ? targets + band.shape.group : nullptr;
+      if (only_active) {
+        const Activity* const first = band.active.data() + cell + i;
+        const void* const found = std::memchr(first, static_cast<int>(Activity::kYes), count - i);
+        if (found == nullptr) break;
+        i += static_cast<std::size_t>(static_cast<const Activity*>(found) - first);
+      }
       const bool more = kind == PassKind::kRefinement ? RefinePatch(pass, cell + i, coder, target, cut)
                                                       : CodePatch(pass, cell + i, coder, target, cut);
-      if constexpr (!Coder::kEncodes) {
-        if (fast && kind != PassKind::kRefinement) Resum(pass.group, tile.kind, band.shape.group == 0 ? 0 : 1, cell);
-      }
       if (!more) {
         if (kind == PassKind::kRefinement) band.refined = patch + i;
         return false;
@@ -523,7 +537,7 @@ std::vector<BandShape> MakeBands(TileKind kind, std::span<const GroupShape> shap
   return bands;
 }
 
-// Strengths of a cell, and levels of cells, are read so many at a time.
+// Strengths of a cell, and levels and activity of cells, are read so many at a time.
 constexpr std::size_t kCellAlignment = 16;
 
 TileState::TileState(TileKind kind_in, std::uint32_t columns_in, std::uint32_t rows_in,
@@ -541,7 +555,7 @@ TileState::TileState(TileKind kind_in, std::uint32_t columns_in, std::uint32_t r
   for (const BandShape& shape : MakeBands(kind, shapes)) {
     Band band;
     band.shape = shape;
-    band.active.assign(cells, Activity::kNo);
+    band.active.assign(cells + kCellAlignment, Activity::kNo);
     band.levels.assign(cells + kCellAlignment, 0);
     bands.push_back(std::move(band));
   }
@@ -561,43 +575,39 @@ TileCode EncodeTile(TileKind kind, std::uint32_t columns, std::uint32_t rows, st
                     std::span<const std::vector<float>> targets, std::span<const std::vector<float>> weights,
                     const Quantiser& quantiser, ContextObserver* observer) {
   TileState tile(kind, columns, rows, shapes);
+  if (CanUseKernels(tile)) UseKernels(tile);
   TileCode code;
-  std::vector<GroupTarget> group_targets(shapes.size());
-  std::vector<std::vector<std::uint32_t>> largest(shapes.size());  // magnitude, of each k
+  std::vector<BandTarget> band_targets;
   int top_slot = 0;
-  for (std::size_t g = 0; g < shapes.size(); ++g) {
-    GroupTarget& target = group_targets[g];
-    const GroupState& group = tile.groups[g];
-    target.weights = weights[g].data();
-    target.values.assign(group.values.size(), 0);
-    target.exact.assign(group.values.size(), 0.0f);
-    largest[g].assign(shapes[g].count, 0);
-    const float* from = targets[g].data();
+  for (const Band& band : tile.bands) {
+    const BandShape& shape = band.shape;
+    BandTarget& target = band_targets.emplace_back();
+    target.weights = weights[shape.group].data() + shape.first_k;
+    target.planes.assign(tile.groups[shape.group].signs.size(), 0);
+    target.values.assign(target.planes.size() * shape.count, 0);
+    target.exact.assign(target.values.size(), 0.0f);
+    const float* from = targets[shape.group].data() + shape.first_k;
     for (std::uint32_t row = 0; row < rows; ++row) {
-      for (std::uint32_t column = 0; column < columns; ++column) {
-        const std::size_t to = tile.CellOf(column, row) * group.stride;
-        for (std::size_t k = 0; k < shapes[g].count; ++k, ++from) {
-          const float exact = std::abs(*from);
+      for (std::uint32_t column = 0; column < columns; ++column, from += shapes[shape.group].count) {
+        const std::size_t cell = tile.CellOf(column, row);
+        std::uint32_t all = 0;
+        for (std::size_t i = 0; i < shape.count; ++i) {
+          const float exact = std::abs(from[i]);
           constexpr float kLargest = static_cast<float>((1u << (kMaxPlanes - 1)) - 1);
           const auto magnitude = static_cast<std::uint32_t>(std::min(exact + quantiser.rounding, kLargest));
-          target.exact[to + k] = exact;
+          all |= magnitude;
+          target.exact[cell * shape.count + i] = exact;
+          target.values[cell * shape.count + i] = magnitude << 1 | (from[i] < 0 ? 1u : 0u);
           const double energy = double{exact} * exact;
           code.energy.seen_saved += energy;
-          code.energy.measured_saved += energy * target.weights[k];
-          target.values[to + k] = magnitude << 1 | (*from < 0 ? 1u : 0u);
-          largest[g][k] = std::max(largest[g][k], magnitude);
+          code.energy.measured_saved += energy * target.weights[i];
         }
+        target.planes[cell] = static_cast<std::uint8_t>(std::bit_width(all));
+        target.most_planes = std::max<int>(target.most_planes, target.planes[cell]);
       }
     }
-    for (const std::uint32_t magnitude : largest[g]) {
-      if (magnitude == 0) continue;
-      top_slot = std::max(top_slot, shapes[g].SlotOf(static_cast<int>(std::bit_width(magnitude)) - 1));
-    }
-  }
-  std::vector<int> top_planes;  // of each band
-  for (const Band& band : tile.bands) {
-    const auto first = largest[band.shape.group].begin() + band.shape.first_k;
-    top_planes.push_back(static_cast<int>(std::bit_width(*std::max_element(first, first + band.shape.count))) - 1);
+    if (target.most_planes == 0) continue;
+    top_slot = std::max(top_slot, shapes[shape.group].SlotOf(target.most_planes - 1));
   }
 
   entropy::RangeEncoder encoder;
@@ -608,8 +618,7 @@ TileCode EncodeTile(TileKind kind, std::uint32_t columns, std::uint32_t rows, st
     for (std::uint8_t pass_kind = 0; pass_kind < kPassKinds; ++pass_kind) {
       for (std::size_t b = 0; b < tile.bands.size(); ++b) {
         const double seen_before = cut.seen_saved;
-        CodePass(tile, slot, PassKind{pass_kind}, b, writer, group_targets.data(), top_planes[b],
-                 &cut);
+        CodePass(tile, slot, PassKind{pass_kind}, b, writer, &band_targets[b], &cut);
         cut.worth += (cut.seen_saved - seen_before) * std::exp2(2 * shapes[tile.bands[b].shape.group].Lead(slot));
         cut.bytes = static_cast<std::uint32_t>(encoder.prefix_bytes());
         code.cuts.push_back(cut);
@@ -626,7 +635,7 @@ TileCode EncodeTile(TileKind kind, std::uint32_t columns, std::uint32_t rows, st
 TileDecoder::TileDecoder(TileKind kind, std::uint32_t columns, std::uint32_t rows,
                          std::span<const GroupShape> shapes, bool plain)
     : state_(kind, columns, rows, shapes) {
-  if (!plain && CanDecode(state_)) PrepareToDecode(state_);
+  if (!plain && CanUseKernels(state_)) UseKernels(state_);
 }
 
 void TileDecoder::Decode(std::size_t passes, std::span<const std::uint8_t> bytes, bool partial) {
@@ -647,7 +656,7 @@ void TileDecoder::Decode(std::size_t passes, std::span<const std::uint8_t> bytes
   for (; passes > 0 && !state_.finished(); --passes) {
     const int slot = state_.top_slot - static_cast<int>(state_.passes / (kPassKinds * band_count));
     const auto kind = PassKind{static_cast<std::uint8_t>(state_.passes / band_count % kPassKinds)};
-    stopped_ = !CodePass<Reader>(state_, slot, kind, state_.passes % band_count, reader, nullptr, 0, nullptr);
+    stopped_ = !CodePass<Reader>(state_, slot, kind, state_.passes % band_count, reader, nullptr, nullptr);
     if (stopped_) return;
     ++state_.passes;
   }

@@ -107,8 +107,8 @@ struct GroupState {
     std::uint64_t negative = 0;
   };
   std::vector<Signs> signs;
-  // [cells, kMaxSums] what a patch's own strengths add to the score of "becomes active" of each band; kept by
-  // decode_kernels.h alone, and empty where that is not used.
+  // [cells, kMaxSums] what a patch's own strengths add to the score of "becomes active" of each band; empty where
+  // decode_kernels.h is not used.
   std::vector<std::int16_t> sums;
 };
 

@@ -25,6 +25,7 @@ struct Pass {
   const Band* other_band;
   const GroupState* luma;
   const GroupState* other;
+  const std::int16_t* sum_weights;  // SumWeights(), or null where the group has no sums
   Around around;
   PassKind kind;
   int plane;
