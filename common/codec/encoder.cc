@@ -159,7 +159,7 @@ Layered CutLayers(const std::vector<CodedTile>& tiles, double final_slope, std::
   for (const CodedTile& tile : tiles) hulls.push_back(HullOf(tile.code.cuts));
   const double raise = final_slope / kFinalSlope;
   // As many layers as there are before one that would hold next to nothing.
-  constexpr std::uint64_t kSmallestLayer = 600;
+  constexpr std::uint64_t kSmallestLayer = 800;
   const auto bytes_of = [&](double slope) {
     std::uint64_t bytes = 0;
     for (std::size_t t = 0; t < tiles.size(); ++t) {

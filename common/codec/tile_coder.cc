@@ -240,7 +240,7 @@ std::uint8_t LevelOfBand(const GroupState& group, const BandShape& shape, std::s
 
 // Squared error, in steps, that a coefficient of magnitude 1 removes.
 double Worth(float exact) {
-  constexpr double kShown = 1.0 + kMidpoint - kOffset;
+  constexpr double kShown = 1.0 + kFirstMidpoint - kOffset;
   return kShown * (2 * double{exact} - kShown);
 }
 

@@ -24,9 +24,11 @@
 namespace holo::codec {
 
 // Where in an interval a value is put: magnitude m of which planes from p up are known stands for
-// m + 2^p * kMidpoint - kOffset steps, below the middle, as small values are likelier.
-inline constexpr float kMidpoint = 0.37f;
-inline constexpr float kOffset = 0.33f;
+// m + 2^p * kMidpoint - kOffset steps, about the middle of what is rounded to it; if it has just become significant, for
+// m + 2^p * kFirstMidpoint - kOffset, as small values are likelier.
+inline constexpr float kMidpoint = 0.49f;
+inline constexpr float kFirstMidpoint = 0.46f;
+inline constexpr float kOffset = 0.43f;
 
 // How the encoder rounds. Nothing that a decoder knows.
 struct Quantiser {
@@ -188,7 +190,8 @@ struct TileState {
   const std::uint32_t magnitude = bits >> 1;
   if (magnitude == 0) return 0.0f;
   const float width = static_cast<float>(std::uint32_t{1} << plane);
-  const float value = static_cast<float>(magnitude) + width * kMidpoint - kOffset;
+  const float midpoint = magnitude >> plane == 1 ? kFirstMidpoint : kMidpoint;
+  const float value = static_cast<float>(magnitude) + (width * midpoint - kOffset);
   // Without a branch, as signs cannot be foreseen.
   return std::bit_cast<float>(std::bit_cast<std::uint32_t>(value) ^ bits << 31);
 }

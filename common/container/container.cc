@@ -16,6 +16,7 @@ constexpr std::uint32_t kRunTiles = 64;
 // A page takes in run after run until it has so many bytes of chunks.
 constexpr std::uint64_t kPageBytes = 2048;
 constexpr std::uint64_t kMaxTableBytes = 1u << 20;
+constexpr std::uint64_t kMaxFileBytes = std::uint64_t{1} << 48;
 constexpr std::uint32_t kTopLevelPx = 16;
 constexpr std::uint32_t kIdleSlotBits = (1u << 16) - 1;
 constexpr std::size_t kMaxBases = 32;
@@ -375,8 +376,8 @@ Result<void> MemorySource::ReadAt(std::uint64_t offset, std::span<std::uint8_t> 
 // Which pages have been checked against their checksum; shared by copies of a reader.
 struct AssetReader::Pages {
   struct Page {
-    std::uint64_t offset = 0;  // of the table
-    std::uint32_t table_bytes = 0;
+    std::uint64_t offset = 0;
+    std::size_t front_bytes = 0;  // the table and its length
     std::uint64_t data_bytes = 0;
     std::uint32_t crc = 0;
     bool whole = true;  // false where the file ends inside
@@ -401,7 +402,7 @@ Result<AssetReader> AssetReader::Open(std::shared_ptr<const ByteSource> source) 
   HOLO_ASSIGN_OR_RETURN(reader.header_, ParseBody(body_reader));
   reader.header_bytes_ = raw;
 
-  // The directory: embedded bases, then the size of every page.
+  // The directory: embedded bases, then what a byte of every layer saves, and the size of all pages.
   SourceCursor directory_cursor(file, "asset directory");
   directory_cursor.Seek(cursor.offset());
   HOLO_ASSIGN_OR_RETURN(const std::vector<std::uint8_t> directory,
@@ -432,47 +433,71 @@ Result<AssetReader> AssetReader::Open(std::shared_ptr<const ByteSource> source) 
     slopes.push_back(DecodeSlope(code, reader.header_.base_step));
   }
 
-  // The pages, as far as the file has their tables.
-  reader.pages_ = std::make_shared<Pages>();
-  constexpr std::uint64_t kMaxFileBytes = std::uint64_t{1} << 48;
-  const std::uint64_t runs =
-      reader.header_.layer_count * ((TilesOfAllLevels(reader.header_) + kRunTiles - 1) / kRunTiles);
-  std::vector<std::unique_ptr<Pages::Page>> pages;
-  for (std::uint64_t count = 0; !entries.ExpectEnd(); ++count) {
-    if (count == runs) {
-      return Fail(Code::kDataLoss, "asset directory: expected at most " + std::to_string(runs) + " pages");
-    }
-    auto page = std::make_unique<Pages::Page>();
-    HOLO_ASSIGN_OR_RETURN(const std::uint64_t table_bytes, entries.ReadVarint(kMaxTableBytes));
-    HOLO_ASSIGN_OR_RETURN(page->data_bytes, entries.ReadVarint(kRunTiles * kMaxChunkBytes + kPageBytes));
-    page->offset = offset;
-    page->table_bytes = static_cast<std::uint32_t>(table_bytes);
-    offset += table_bytes + 4 + page->data_bytes;
-    if (offset > kMaxFileBytes) return Fail(Code::kDataLoss, "asset directory: expected at most 2^48 bytes in all");
-    page->whole = offset <= file.size();
-    if (page->offset + table_bytes + 4 <= file.size()) pages.push_back(std::move(page));
+  HOLO_ASSIGN_OR_RETURN(const std::uint64_t page_bytes, entries.ReadVarint(kMaxFileBytes));
+  HOLO_RETURN_IF_ERROR(entries.ExpectEnd());
+  const std::uint64_t end = offset + page_bytes;
+  reader.expected_file_bytes_ = end;
+  if (file.size() > end) {
+    return Fail(Code::kDataLoss, "asset: expected the end at offset " + std::to_string(end) + ", found a file of " +
+                                     std::to_string(file.size()) + " bytes");
   }
-  // Runs go on from one table to the next. Behind the last table there are no chunks.
-  std::size_t next_page = 0;
-  std::uint64_t chunk_offset = 0;
-  std::vector<std::uint8_t> table;
+
+  // The pages, as far as the file has their tables. Runs go on from one table to the next.
+  reader.pages_ = std::make_shared<Pages>();
+  std::vector<std::uint8_t> front;
   std::optional<bytes::ByteReader> rows;
-  const auto at_end_of_table = [&] { return !rows || rows->offset() == table.size(); };
+  bool is_cut = false;
+  const auto at_end_of_table = [&] { return !rows || rows->offset() == front.size(); };
+  // Ends the last page at `offset`, where its chunks end.
+  const auto end_page = [&]() -> Result<void> {
+    if (offset > end) {
+      return Fail(Code::kDataLoss, "asset index: expected pages up to offset " + std::to_string(end) +
+                                       ", found chunks up to " + std::to_string(offset));
+    }
+    if (reader.pages_->all.empty()) return {};
+    Pages::Page& page = *reader.pages_->all.back();
+    page.data_bytes = offset - (page.offset + page.front_bytes + 4);
+    if (page.data_bytes > kRunTiles * kMaxChunkBytes + kPageBytes) {
+      return Fail(Code::kDataLoss, "asset index at offset " + std::to_string(page.offset) +
+                                       ": expected a page of at most a run of chunks more than " +
+                                       std::to_string(kPageBytes) + " bytes, found " + std::to_string(page.data_bytes));
+    }
+    page.whole = offset <= file.size();
+    return {};
+  };
+  // Begins the next page at `offset`, if the file has its table.
+  const auto begin_page = [&]() -> Result<void> {
+    constexpr std::size_t kMostLengthBytes = 4;
+    const std::uint64_t left = file.size() - std::min(file.size(), offset);
+    std::vector<std::uint8_t> begin(std::min<std::uint64_t>(left, kMostLengthBytes));
+    HOLO_RETURN_IF_ERROR(file.ReadAt(std::min(file.size(), offset), begin));
+    bytes::ByteReader length(begin, "asset index");
+    const Result<std::uint64_t> table_bytes = length.ReadVarint(kMaxTableBytes);
+    is_cut = !table_bytes ? left < kMostLengthBytes : length.offset() + *table_bytes + 4 > left;
+    if (is_cut) return {};
+    if (!table_bytes) return tl::unexpected(table_bytes.error());
+    auto page = std::make_unique<Pages::Page>();
+    page->offset = offset;
+    page->front_bytes = length.offset() + *table_bytes;
+    front.resize(page->front_bytes);
+    std::array<std::uint8_t, 4> crc{};
+    HOLO_RETURN_IF_ERROR(file.ReadAt(offset, front));
+    HOLO_RETURN_IF_ERROR(file.ReadAt(offset + page->front_bytes, crc));
+    raw.insert(raw.end(), front.begin(), front.end());
+    raw.insert(raw.end(), crc.begin(), crc.end());
+    HOLO_ASSIGN_OR_RETURN(page->crc, bytes::ByteReader(crc, "asset index").ReadU32());
+    rows.emplace(front, "asset index");
+    HOLO_RETURN_IF_ERROR(rows->ReadSpan(length.offset()));
+    offset += page->front_bytes + 4;
+    reader.pages_->all.push_back(std::move(page));
+    return {};
+  };
   const auto read_run = [&](std::span<const ChunkId> tiles) -> Result<void> {
     if (at_end_of_table()) {
-      HOLO_RETURN_IF_ERROR(reader.CheckLastPage(chunk_offset));
-      if (next_page == pages.size()) return {};
-      reader.pages_->all.push_back(std::move(pages[next_page++]));
-      Pages::Page& page = *reader.pages_->all.back();
-      table.resize(page.table_bytes);
-      std::array<std::uint8_t, 4> crc{};
-      HOLO_RETURN_IF_ERROR(file.ReadAt(page.offset, table));
-      HOLO_RETURN_IF_ERROR(file.ReadAt(page.offset + page.table_bytes, crc));
-      raw.insert(raw.end(), table.begin(), table.end());
-      raw.insert(raw.end(), crc.begin(), crc.end());
-      HOLO_ASSIGN_OR_RETURN(page.crc, bytes::ByteReader(crc, "asset index").ReadU32());
-      rows.emplace(table, "asset index");
-      chunk_offset = page.offset + page.table_bytes + 4;
+      if (is_cut || offset == end) return {};
+      HOLO_RETURN_IF_ERROR(end_page());
+      HOLO_RETURN_IF_ERROR(begin_page());
+      if (is_cut) return {};
     }
     HOLO_ASSIGN_OR_RETURN(const std::span<const std::uint8_t> is_here, rows->ReadSpan((tiles.size() + 7) / 8));
     for (std::size_t i = 0; i < tiles.size(); ++i) {
@@ -481,10 +506,10 @@ Result<AssetReader> AssetReader::Open(std::shared_ptr<const ByteSource> source) 
       if (size == 0) return Fail(Code::kDataLoss, "asset index: expected a chunk of at least 1 byte, found 0");
       ChunkInfo chunk;
       chunk.id = tiles[i];
-      chunk.offset = chunk_offset;
+      chunk.offset = offset;
       chunk.size_bytes = static_cast<std::uint32_t>(size);
       chunk.distortion = slopes[chunk.id.layer] * static_cast<double>(size);
-      chunk_offset += size;
+      offset += size;
       if (chunk.offset >= file.size()) continue;
       reader.chunks_.push_back(chunk);
       reader.pages_->of_chunk.push_back(static_cast<std::uint32_t>(reader.pages_->all.size() - 1));
@@ -492,26 +517,16 @@ Result<AssetReader> AssetReader::Open(std::shared_ptr<const ByteSource> source) 
     return {};
   };
   HOLO_RETURN_IF_ERROR(ForEachRun(reader.header_, read_run));
-  HOLO_RETURN_IF_ERROR(reader.CheckLastPage(chunk_offset));
-  if (!at_end_of_table() || next_page < pages.size()) {
-    return Fail(Code::kDataLoss, "asset index: expected no more than there are tiles and layers");
+  HOLO_RETURN_IF_ERROR(end_page());
+  if (is_cut && file.size() == end) {
+    return Fail(Code::kDataLoss, "asset index at offset " + std::to_string(offset) + ": expected a table that ends in " +
+                                     std::to_string(end - offset) + " bytes");
   }
-  reader.expected_file_bytes_ = offset;
-  if (file.size() > offset) {
-    return Fail(Code::kDataLoss, "asset: expected the end at offset " + std::to_string(offset) + ", found a file of " +
-                                     std::to_string(file.size()) + " bytes");
+  if (!at_end_of_table() || (!is_cut && offset != end)) {
+    return Fail(Code::kDataLoss, "asset index: expected no more than there are tiles and layers");
   }
   reader.content_hash_ = basis::HashOf(raw);
   return reader;
-}
-
-Result<void> AssetReader::CheckLastPage(std::uint64_t end) const {
-  if (pages_->all.empty()) return {};
-  const Pages::Page& page = *pages_->all.back();
-  const std::uint64_t used = end - (page.offset + page.table_bytes + 4);
-  if (used == page.data_bytes) return {};
-  return Fail(Code::kDataLoss, "asset index at offset " + std::to_string(page.offset) + ": expected chunks of " +
-                                   std::to_string(page.data_bytes) + " bytes, found " + std::to_string(used));
 }
 
 const std::vector<std::uint8_t>* AssetReader::EmbeddedBasis(const basis::Hash& hash) const {
@@ -537,11 +552,11 @@ Result<std::vector<std::uint8_t>> AssetReader::ReadChunk(const ChunkInfo& chunk)
   if (known == nullptr) return Fail(Code::kNotFound, "asset: expected a chunk of this file");
   Pages::Page& page = *pages_->all[pages_->of_chunk[static_cast<std::size_t>(known - chunks_.data())]];
   if (page.whole && !page.verified.load(std::memory_order_acquire)) {
-    std::vector<std::uint8_t> bytes(page.table_bytes + 4 + page.data_bytes);
+    std::vector<std::uint8_t> bytes(page.front_bytes + 4 + page.data_bytes);
     HOLO_RETURN_IF_ERROR(source_->ReadAt(page.offset, bytes));
     const std::span<const std::uint8_t> all(bytes);
     const std::uint32_t crc =
-        bytes::Crc32(all.subspan(page.table_bytes + 4), bytes::Crc32(all.first(page.table_bytes)));
+        bytes::Crc32(all.subspan(page.front_bytes + 4), bytes::Crc32(all.first(page.front_bytes)));
     if (crc != page.crc) {
       return Fail(Code::kDataLoss, "asset page at offset " + std::to_string(page.offset) + ": expected checksum " +
                                        std::to_string(page.crc) + ", found " + std::to_string(crc));
@@ -577,11 +592,12 @@ Result<std::vector<std::uint8_t>> SerializeAsset(const AssetHeader& header,
   std::uint64_t data_bytes = 0;
   const auto end_page = [&] {
     if (data_bytes == 0) return;
-    directory.WriteVarint(table.size());
-    directory.WriteVarint(data_bytes);
-    std::uint32_t crc = bytes::Crc32(table.bytes());
+    bytes::ByteWriter front;
+    front.WriteVarint(table.size());
+    front.WriteSpan(table.bytes());
+    std::uint32_t crc = bytes::Crc32(front.bytes());
     for (auto chunk = page_begin; chunk != next; ++chunk) crc = bytes::Crc32(chunk->bytes, crc);
-    pages.WriteSpan(table.bytes());
+    pages.WriteSpan(front.bytes());
     pages.WriteU32(crc);
     for (; page_begin != next; ++page_begin) {
       pages.WriteSpan(page_begin->bytes);
@@ -613,6 +629,7 @@ Result<std::vector<std::uint8_t>> SerializeAsset(const AssetHeader& header,
   HOLO_RETURN_IF_ERROR(ForEachRun(header, write_run));
   end_page();
   if (next != chunks.end()) return Fail(Code::kInternal, "asset: a chunk outside the header's levels, tiles or layers");
+  directory.WriteVarint(pages.bytes().size());
   bytes::ByteWriter out;
   out.WriteSpan(SerializeHeader(header));
   AppendSection(out, directory.bytes(), 0);

@@ -174,9 +174,6 @@ class AssetReader {
   AssetReader() = default;
 
   struct Pages;
-  // That the chunks of the last page end at `end`, as its length says.
-  [[nodiscard]] Result<void> CheckLastPage(std::uint64_t end) const;
-
   std::shared_ptr<const ByteSource> source_;
   AssetHeader header_;
   std::vector<std::uint8_t> header_bytes_;
