@@ -28,6 +28,7 @@ namespace holo::codec {
 // m + 2^p * kFirstMidpoint - kOffset, as small values are likelier.
 inline constexpr float kMidpoint = 0.49f;
 inline constexpr float kFirstMidpoint = 0.46f;
+inline constexpr std::array<float, 2> kMidpoints = {kMidpoint, kFirstMidpoint};
 inline constexpr float kOffset = 0.43f;
 
 // How the encoder rounds. Nothing that a decoder knows.
@@ -114,6 +115,13 @@ struct GroupState {
   std::vector<std::int16_t> sums;
 };
 
+// The last plane that is known of a value that is not 0, where `plane` is the last of which anything is known: `refined` tells
+// whether that is known of values that were significant before it, too.
+[[nodiscard]] inline int PlaneOf(std::uint32_t value, int plane, bool refined) {
+  const bool was_significant = value >> (plane + 2) != 0;
+  return plane + (was_significant && !refined ? 1 : 0);
+}
+
 enum class Activity : std::uint8_t {
   kNo,
   kYes,     // some coefficient of the patch is not zero
@@ -129,11 +137,6 @@ struct Band {
   int plane = 0;            // the last of which anything is known
   std::size_t refined = 0;  // patches in which it is known of coefficients that were significant before it, too
   int whole_plane = 0;      // the last that is known of all coefficients
-
-  // The last plane that is known of a coefficient that is not zero.
-  [[nodiscard]] int PlaneOf(std::uint32_t value, std::size_t patch) const {
-    return patch < refined || value >> (plane + 2) == 0 ? plane : plane + 1;
-  }
 };
 
 inline constexpr std::size_t kRefinementContexts = 8;
@@ -190,9 +193,8 @@ struct TileState {
   const std::uint32_t magnitude = bits >> 1;
   if (magnitude == 0) return 0.0f;
   const float width = static_cast<float>(std::uint32_t{1} << plane);
-  const float midpoint = magnitude >> plane == 1 ? kFirstMidpoint : kMidpoint;
-  const float value = static_cast<float>(magnitude) + (width * midpoint - kOffset);
-  // Without a branch, as signs cannot be foreseen.
+  // Without branches, as neither can be foreseen.
+  const float value = static_cast<float>(magnitude) + (width * kMidpoints[magnitude >> plane == 1 ? 1 : 0] - kOffset);
   return std::bit_cast<float>(std::bit_cast<std::uint32_t>(value) ^ bits << 31);
 }
 

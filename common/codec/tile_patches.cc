@@ -21,12 +21,13 @@ void AddFew(std::span<const float> steps, const TileShape& shape, const TileStat
             std::span<const Band* const> bands, TilePatches::Group& to) {
   struct Known {
     float step = 0;
-    const Band* band = nullptr;
+    int plane = 0;
+    std::size_t refined = 0;  // patches
   };
   std::array<Known, kInside> known;
   for (const Band* band : bands) {
     for (std::uint32_t k = band->shape.first_k; k < band->shape.first_k + band->shape.count; ++k) {
-      known[k] = {steps[k], band};
+      known[k] = {steps[k], band->plane, band->refined};
     }
   }
   std::size_t count = 0;
@@ -40,7 +41,8 @@ void AddFew(std::span<const float> steps, const TileShape& shape, const TileStat
       const std::uint32_t* values = state.values.data() + cell * state.stride;
       for (std::uint64_t left = state.signs[cell].nonzero; left != 0; left &= left - 1) {
         const auto k = static_cast<std::uint32_t>(std::countr_zero(left));
-        *next++ = {k, known[k].step * Dequantise(values[k], known[k].band->PlaneOf(values[k], patch))};
+        const int plane = PlaneOf(values[k], known[k].plane, patch < known[k].refined);
+        *next++ = {k, known[k].step * Dequantise(values[k], plane)};
       }
       to.begin.push_back(static_cast<std::uint32_t>(next - to.coefficients.data()));
     }
@@ -99,7 +101,7 @@ TilePatches MakePatches(const container::AssetHeader& header, const AssetLayout&
           for (std::uint32_t i = 0; i < count; ++i) {
             const std::uint32_t k = band->shape.first_k + i;
             // Written always and kept if it is not zero: which ones are cannot be foreseen.
-            row[found] = {k, steps[k] * Dequantise(values[i], band->PlaneOf(values[i], patch))};
+            row[found] = {k, steps[k] * Dequantise(values[i], PlaneOf(values[i], band->plane, patch < band->refined))};
             found += values[i] >= 2 ? 1 : 0;
           }
         }
