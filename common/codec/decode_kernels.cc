@@ -362,8 +362,8 @@ HWY_INLINE void ActiveScores(const Pass& pass, std::size_t begin, std::size_t en
   }
 }
 
-// A pass that is of active patches only, over the cells from `begin` to `end` in a row. Returns the cell at which it stopped as
-// `burst` may not hold enough for one more patch.
+// A pass that is of active patches only, over the cells from `begin` to `end` in a row. Returns the cell at which it
+// stopped as `burst` may not hold enough for one more patch.
 template <std::size_t kBlocks>
 HWY_INLINE std::size_t ActivePatchesOf(const Pass& pass, const Constants& constants, std::size_t begin, std::size_t end,
                                        std::size_t decisions, entropy::RangeDecoder::Burst& burst) {

@@ -1,5 +1,5 @@
-// Parts of tile_coder.cc with vector instructions, for groups of at most 64 coefficients a patch: what is decoded and every
-// bit of the state are the same. Private to codec/.
+// Parts of tile_coder.cc with vector instructions, for groups of at most 64 coefficients a patch: what is decoded and
+// every bit of the state are the same. Private to codec/.
 #pragma once
 
 #include <cstddef>

@@ -284,7 +284,7 @@ bool RefinePatch(const Pass& pass, std::size_t cell, Coder& coder, BandTarget* t
   const std::size_t first = cell * shape.count;  // of the target
   for (std::size_t i = 0; i < shape.count; ++i) {
     const std::uint32_t before = values[i];
-    if (before >> (shift + 1) == 0) continue;
+    if (before >> shift >> 1 == 0) continue;
     bool bit = false;
     if constexpr (Coder::kEncodes) bit = (target->values[first + i] >> shift & 1) != 0;
     bit = coder.Code(bit, pass.tile.contexts.Refinement(shape.context_class, RefinementContext(pass, cell, i)));
@@ -417,7 +417,8 @@ void BeginSlot(TileState& tile, int slot, bool has_sums) {
   for (Band& band : tile.bands) {
     if (tile.groups[band.shape.group].shape.IsIdle(slot)) continue;
     for (std::size_t cell = 0; cell < tile.groups[band.shape.group].signs.size(); ++cell) {
-      if (band.active[cell] == Activity::kYes) band.levels[cell] = LevelOfBand(tile.groups[band.shape.group], band.shape, cell);
+      if (band.active[cell] != Activity::kYes) continue;
+      band.levels[cell] = LevelOfBand(tile.groups[band.shape.group], band.shape, cell);
     }
   }
 }

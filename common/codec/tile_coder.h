@@ -1,10 +1,10 @@
 // The bit-plane coder of one tile: integer coefficients <-> an embedded code that may be cut after any pass.
 //
 // Private to codec/. A tile's coefficients are grouped in bands: consecutive k of one component group, band 0 holding
-// the lowest k. A *pass* codes a part of one bit-plane of one band over all patches of the tile: see PassKind. Passes run
-// from the most significant plane down, inside a plane from the kind that improves the picture most a byte to the one
-// that does so least, inside a kind from low bands to high ones: every prefix of passes is a picture. Which planes of
-// different groups are coded side by side is told by *slots*: see GroupShape.
+// the lowest k. A *pass* codes a part of one bit-plane of one band over all patches of the tile: see PassKind. Passes
+// run from the most significant plane down, inside a plane from the kind that improves the picture most a byte to the
+// one that does so least, inside a kind from low bands to high ones: every prefix of passes is a picture. Which planes
+// of different groups are coded side by side is told by *slots*: see GroupShape.
 //
 // One template serves both directions, so that encoder and decoder cannot drift apart. Not synchronised.
 #pragma once
@@ -24,8 +24,8 @@
 namespace holo::codec {
 
 // Where in an interval a value is put: magnitude m of which planes from p up are known stands for
-// m + 2^p * kMidpoint - kOffset steps, about the middle of what is rounded to it; if it has just become significant, for
-// m + 2^p * kFirstMidpoint - kOffset, as small values are likelier.
+// m + 2^p * kMidpoint - kOffset steps, about the middle of what is rounded to it; if it has just become significant,
+// for m + 2^p * kFirstMidpoint - kOffset, as small values are likelier.
 inline constexpr float kMidpoint = 0.49f;
 inline constexpr float kFirstMidpoint = 0.46f;
 inline constexpr std::array<float, 2> kMidpoints = {kMidpoint, kFirstMidpoint};
@@ -115,10 +115,10 @@ struct GroupState {
   std::vector<std::int16_t> sums;
 };
 
-// The last plane that is known of a value that is not 0, where `plane` is the last of which anything is known: `refined` tells
-// whether that is known of values that were significant before it, too.
+// The last plane that is known of a value that is not 0, where `plane` is the last of which anything is known: `refined`
+// tells whether that is known of values that were significant before it, too.
 [[nodiscard]] inline int PlaneOf(std::uint32_t value, int plane, bool refined) {
-  const bool was_significant = value >> (plane + 2) != 0;
+  const bool was_significant = value >> plane >> 2 != 0;  // a plane may be the 30th
   return plane + (was_significant && !refined ? 1 : 0);
 }
 
@@ -215,8 +215,8 @@ struct TileCode {
 };
 
 // `targets[g]` is [rows * columns, shapes[g].count]: signed coefficients of group g in steps (not rounded); `weights[g]`
-// is [shapes[g].count], what a squared step of each counts in measured error. All passes are
-// coded. Tells `observer`, if not null, of every decision.
+// is [shapes[g].count], what a squared step of each counts in measured error. All passes are coded. Tells `observer`, if
+// not null, of every decision.
 [[nodiscard]] TileCode EncodeTile(TileKind kind, std::uint32_t columns, std::uint32_t rows,
                                   std::span<const GroupShape> shapes, std::span<const std::vector<float>> targets,
                                   std::span<const std::vector<float>> weights,

@@ -113,8 +113,8 @@ void StoreRow(const float* const* rows, std::uint32_t channels, bool ycbcr, std:
 
 // Smoothing: the Hadamard transform of a window of 4 x 4 samples at every place of a plane; of its coefficients but the
 // first, those of less than a limit are what quantisation has left of nothing. They are added up over the windows, and
-// a share of them is taken away. On integers of 16 bits, of which kSmoothUnits are half the range of samples: none of the
-// sums below leaves them.
+// a share of them is taken away. On integers of 16 bits, of which kSmoothUnits are half the range of samples: none of
+// the sums below leaves them.
 inline constexpr std::uint32_t kSmoothPx = 4;
 inline constexpr std::size_t kSmoothPadding = 40;
 inline constexpr float kSmoothUnits = 1600;
@@ -130,10 +130,10 @@ void TakeSmoothUnits(const float* row, const std::int16_t* units, float scale, s
   return 20 * (count + 3 * kSmoothPadding) + kSmoothPadding;
 }
 
-// Adds to `removed`, four rows of count + 3 samples, what is below limits[x] in window x of `count`; `rows` are the four
-// rows of count + 3 samples that the windows lie in. What is added is the samples of a window, and the rounded sum of
-// the four windows that lie in the same rows, once. All rows and limits are followed by kSmoothPadding integers that may
-// be read and, of `removed`, written.
+// Adds to `removed`, four rows of count + 3 samples, what is below limits[x] in window x of `count`; `rows` are the
+// four rows of count + 3 samples that the windows lie in. In units of samples; the sum over the windows that hold a
+// sample is rounded. All rows and limits are followed by kSmoothPadding integers that may be read and, of `removed`,
+// written.
 void SmoothRow(const std::int16_t* const* rows, const std::int16_t* limits, std::size_t count, std::int16_t* scratch,
                std::int16_t* const* removed);
 
