@@ -68,13 +68,13 @@ inline constexpr std::size_t kNoBand = static_cast<std::size_t>(-1);
 // A patch is *active* in a band once a coefficient of it is not zero, a coefficient *significant* once it is not zero.
 enum class PassKind : std::uint8_t {
   kLikely,      // what is likely to become significant in active patches
-  kRefinement,  // the next bits of what was significant before this plane
   kActive,      // the rest of active patches, and patches that are likely to become active
   kRest,        // all other patches
+  kRefinement,  // the next bits of what was significant before this plane
 };
 inline constexpr std::size_t kPassKinds = 4;  // of every band in every slot, in this order
 
-// In GroupState::values: a coefficient that the first pass of a plane has seen stay zero. The third makes it 0 again.
+// In GroupState::values: a coefficient that the first pass of a plane has seen stay zero. The second makes it 0 again.
 inline constexpr std::uint32_t kSeenZero = 1;
 
 // What is fixed about a band: which coefficients, and which contexts.
@@ -125,7 +125,7 @@ struct GroupState {
 enum class Activity : std::uint8_t {
   kNo,
   kYes,     // some coefficient of the patch is not zero
-  kSeenNo,  // no, as the third pass of this plane has told; the fourth makes it kNo again
+  kSeenNo,  // no, as the second pass of this plane has told; the third makes it kNo again
 };
 
 // One band over the tile.
@@ -136,7 +136,7 @@ struct Band {
   bool started = false;
   int plane = 0;            // the last of which anything is known
   std::size_t refined = 0;  // patches in which it is known of coefficients that were significant before it, too
-  int whole_plane = 0;      // the last that is known of all coefficients
+  int whole_plane = 0;      // the last of which it is known what became significant
 };
 
 inline constexpr std::size_t kRefinementContexts = 8;
