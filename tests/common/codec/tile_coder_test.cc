@@ -182,5 +182,25 @@ TEST_CASE("sums that follow each change are those of the strengths") {
   }
 }
 
+TEST_CASE("what is known of the highest plane that a code can begin with has a value") {
+  const std::vector<GroupShape> shapes = {{63}};
+  for (const bool plain : {true, false}) {
+    TileDecoder decoder(TileKind::kPicture, 3, 2, shapes, plain);
+    const std::size_t passes = kPassKinds * MakeBands(TileKind::kPicture, shapes).size();
+    decoder.Decode(passes, std::vector<std::uint8_t>(4000, 0), false);  // every decision is a 1
+    const TileState& state = decoder.state();
+    CHECK(state.top_slot == kMaxSlots - 1);
+    CHECK(state.passes == passes);
+    for (const Band& band : state.bands) {
+      CHECK(band.plane == state.top_slot);
+      for (const std::uint32_t value : state.groups[0].values) {
+        if (value < 2) continue;
+        CHECK(PlaneOf(value, band.plane, false) == band.plane);
+        CHECK(std::abs(Dequantise(value, band.plane)) > 1e9f);
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace holo::codec
