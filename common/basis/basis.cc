@@ -92,8 +92,8 @@ double CosineOf(std::uint32_t sixteenths) {
   return half <= 8 ? kQuarter[half] : -kQuarter[16 - half];
 }
 
-// Rows of the cosine transform of px x px samples, px being 4 or 8, but for the mean: by the sum of both frequencies, diagonal ones
-// first. `deviation` is that of a half period across the patch; others fall with the sum, as they about do in screens.
+// Rows of the cosine transform of px x px samples, px being 4 or 8, but for the mean: by the sum of both frequencies,
+// diagonal ones first. `deviation` is that of a half period across the patch; others fall with the sum, as they about do in screens.
 Rows CosineRows(std::uint32_t px, float deviation) {
   const auto cosine = [px](std::uint32_t frequency, std::uint32_t at) {
     const double scale = std::sqrt((frequency == 0 ? 1.0 : 2.0) / px);

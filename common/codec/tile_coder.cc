@@ -493,7 +493,7 @@ bool CodePass(TileState& tile, int slot, PassKind kind, std::size_t band_index, 
     patch += count;
   }
   if (kind == PassKind::kRefinement) band.refined = patches;
-  if (kind == PassKind::kRest) band.whole_plane = plane;
+  band.known_quarters = (std::uint64_t{2 * kPassKinds - 1} - static_cast<std::uint64_t>(kind)) << plane;
   return true;
 }
 
@@ -650,7 +650,8 @@ void TileDecoder::Decode(std::size_t passes, std::span<const std::uint8_t> bytes
     if (stopped_) return;
     state_.top_slot = std::min(top_slot, kMaxSlots - 1);
     for (Band& band : state_.bands) {
-      band.plane = band.whole_plane = state_.groups[band.shape.group].shape.PlaneIn(state_.top_slot + 1);
+      band.plane = state_.groups[band.shape.group].shape.PlaneIn(state_.top_slot + 1);
+      band.known_quarters = std::uint64_t{kPassKinds} << band.plane;
     }
   }
   const std::size_t band_count = state_.bands.size();

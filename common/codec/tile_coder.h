@@ -136,7 +136,8 @@ struct Band {
   bool started = false;
   int plane = 0;            // the last of which anything is known
   std::size_t refined = 0;  // patches in which it is known of coefficients that were significant before it, too
-  int whole_plane = 0;      // the last of which it is known what became significant
+  // To how many quarters of a step coefficients are known: 8 * 2^plane before the passes of a plane, one less after each.
+  std::uint64_t known_quarters = 0;
 };
 
 inline constexpr std::size_t kRefinementContexts = 8;

@@ -49,17 +49,17 @@ void AddFew(std::span<const float> steps, const TileShape& shape, const TileStat
   }
 }
 
-// The mean of 2^plane over a group's coefficients, plane being the last that is known of a whole band; 0 where none is.
+// To how many steps a group's coefficients are known, in the mean; 0 where nothing is.
 float KnownStep(const TileState& tile, std::size_t group) {
   if (tile.top_slot < 0) return 0;
   std::uint64_t sum = 0;
   std::uint64_t count = 0;
   for (const Band& band : tile.bands) {
     if (band.shape.group != group) continue;
-    sum += std::uint64_t{band.shape.count} << band.whole_plane;
+    sum += band.shape.count * band.known_quarters;
     count += band.shape.count;
   }
-  return count == 0 ? 0 : static_cast<float>(static_cast<double>(sum) / static_cast<double>(count));
+  return count == 0 ? 0 : static_cast<float>(static_cast<double>(sum) / static_cast<double>(kPassKinds * count));
 }
 
 }  // namespace

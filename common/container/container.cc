@@ -479,13 +479,12 @@ Result<AssetReader> AssetReader::Open(std::shared_ptr<const ByteSource> source) 
     auto page = std::make_unique<Pages::Page>();
     page->offset = offset;
     page->front_bytes = length.offset() + *table_bytes;
-    front.resize(page->front_bytes);
-    std::array<std::uint8_t, 4> crc{};
+    front.resize(page->front_bytes + 4);
     HOLO_RETURN_IF_ERROR(file.ReadAt(offset, front));
-    HOLO_RETURN_IF_ERROR(file.ReadAt(offset + page->front_bytes, crc));
     raw.insert(raw.end(), front.begin(), front.end());
-    raw.insert(raw.end(), crc.begin(), crc.end());
+    const std::span<const std::uint8_t> crc = std::span(front).last(4);
     HOLO_ASSIGN_OR_RETURN(page->crc, bytes::ByteReader(crc, "asset index").ReadU32());
+    front.resize(page->front_bytes);
     rows.emplace(front, "asset index");
     HOLO_RETURN_IF_ERROR(rows->ReadSpan(length.offset()));
     offset += page->front_bytes + 4;

@@ -361,7 +361,7 @@ TEST_CASE("every prefix of the file renders, and more bytes are a better picture
     }
   }
   CHECK(falls[0] < 0.05);
-  CHECK(falls[1] < 0.3);  // smoothed by less where a plane ends, it comes and goes a little
+  CHECK(falls[1] < 0.2);  // smoothed by more or less, it comes and goes a little
   CHECK(last_psnr[0] > 38);
   CHECK(last_psnr[1] > last_psnr[0]);
 }

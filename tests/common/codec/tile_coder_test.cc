@@ -75,7 +75,7 @@ std::string Difference(const TileState& a, const TileState& b) {
     const Band& x = a.bands[i];
     const Band& y = b.bands[i];
     if (!Same(x.active, y.active) || !Same(x.levels, y.levels) || x.started != y.started || x.plane != y.plane ||
-        x.refined != y.refined || x.whole_plane != y.whole_plane) {
+        x.refined != y.refined || x.known_quarters != y.known_quarters) {
       return "band " + std::to_string(i);
     }
   }
