@@ -83,11 +83,14 @@ struct BandSum {
     low = count >= 8 ? ~std::uint64_t{0} : (std::uint64_t{1} << 8 * count) - 1;
     high = count <= 8 ? 0 : count >= 16 ? ~std::uint64_t{0} : (std::uint64_t{1} << 8 * (count - 8)) - 1;
   }
+  [[nodiscard]] HWY_INLINE std::uint8_t LevelOf(std::uint64_t first, std::uint64_t second) const {
+    return BandLevelOf(static_cast<std::uint32_t>(((first & low) + (second & high)) * 0x0101010101010101u >> 56));
+  }
   [[nodiscard]] HWY_INLINE std::uint8_t LevelOf(const std::int8_t* strengths) const {
     std::uint64_t first, second;
     std::memcpy(&first, strengths, sizeof first);
     std::memcpy(&second, strengths + 8, sizeof second);
-    return BandLevelOf(static_cast<std::uint32_t>(((first & low) + (second & high)) * 0x0101010101010101u >> 56));
+    return LevelOf(first, second);
   }
 };
 
@@ -179,16 +182,8 @@ struct PatchContexts {
   }
 };
 
-// A bit for each value of a band that is kSeenZero.
-template <std::size_t kBlocks>
-HWY_INLINE std::uint32_t SeenZeros(const std::uint32_t* values) {
-  const hn::FixedTag<std::uint32_t, 4> d;
-  std::uint32_t bits = 0;
-  for (std::size_t at = 0; at < kBlocks * kVector; at += 4) {
-    bits |= BitsOf(d, hn::Eq(hn::LoadU(d, values + at), hn::Set(d, kSeenZero))) << at;
-  }
-  return bits;
-}
+// From 15 - i on, the strength of a 1 at i and nothing else.
+alignas(32) constexpr std::int8_t kOneStrength[32] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2};
 
 template <std::size_t kBlocks>
 HWY_INLINE void DecodePatch(const Pass& pass, const Constants& constants, std::size_t cell, bool fresh,
@@ -199,16 +194,15 @@ HWY_INLINE void DecodePatch(const Pass& pass, const Constants& constants, std::s
   const BandShape& shape = pass.band.shape;
   const std::size_t first_k = shape.first_k;
   constexpr std::size_t kColumns = kBlocks * kVector;
-  std::uint32_t* const values = group.values.data() + cell * group.stride + first_k;
+  const std::size_t first = cell * group.stride + first_k;
   GroupState::Signs& signs = group.signs[cell];
   const std::uint32_t all = (std::uint32_t{1} << shape.count) - 1;
   const bool likely = pass.kind == PassKind::kLikely;
   // Coefficients that this pass tells of.
   std::uint32_t open = all & ~static_cast<std::uint32_t>(signs.nonzero >> first_k);
   if (!likely && !fresh) {
-    std::uint32_t seen = SeenZeros<kBlocks>(values) & all;
-    open &= ~seen;
-    for (; seen != 0; seen &= seen - 1) values[std::countr_zero(seen)] = 0;
+    open &= ~static_cast<std::uint32_t>(signs.seen >> first_k);
+    signs.seen &= ~(std::uint64_t{all} << first_k);
   }
   if (open == 0) return;
   std::int8_t* const own = group.strengths.data() + cell * group.stride;
@@ -251,12 +245,16 @@ HWY_INLINE void DecodePatch(const Pass& pass, const Constants& constants, std::s
 
   const std::size_t count = shape.count;
   bool changed = false;
+  // In a register until all are known: who reads at once what was just written in parts waits for it.
+  const hn::FixedTag<std::int8_t, kColumns> bytes;
+  auto mine = hn::LoadU(bytes, strengths);
+  std::uint32_t zeros = 0;
   while (left != 0) {
     const auto i = static_cast<std::size_t>(std::countr_zero(left));
     left &= left - 1;
     const bool implied = fresh && i + 1 == count;  // the patch is active, and it was none of the others
     if (!implied && !burst.Code(constants.contexts[contexts.indices[i]])) {
-      if (likely) values[i] = kSeenZero;
+      zeros |= std::uint32_t{1} << i;
       continue;
     }
     const std::size_t k = first_k + i;
@@ -270,9 +268,9 @@ HWY_INLINE void DecodePatch(const Pass& pass, const Constants& constants, std::s
     const std::uint32_t inverted = sum < 0 ? 1 : 0;
     const std::size_t at = kSignAt + row * kSignContexts + static_cast<std::size_t>(sum < 0 ? -sum : sum);
     const std::uint32_t negative = (burst.CodeMask(constants.contexts[at]) & 1) ^ inverted;
-    values[i] = std::uint32_t{1} << (pass.plane + 1) | negative;
+    group.magnitudes.Set(first + i, std::uint32_t{1} << pass.plane);
     constexpr std::int8_t kStrength = 2;  // StrengthOf(1)
-    strengths[i] = kStrength;
+    mine = hn::Or(mine, hn::LoadU(bytes, kOneStrength + 15 - i));
     signs.nonzero |= std::uint64_t{1} << k;
     signs.negative |= std::uint64_t{negative} << k;
     if (fresh) {
@@ -292,7 +290,12 @@ HWY_INLINE void DecodePatch(const Pass& pass, const Constants& constants, std::s
     if (likely) left = open & contexts.Likely() & ~((std::uint32_t{2} << i) - 1);
     changed = true;
   }
-  if (changed) pass.band.levels[cell] = constants.band_sum.LevelOf(strengths);
+  if (likely) signs.seen |= std::uint64_t{zeros} << first_k;
+  if (!changed) return;
+  hn::StoreU(mine, bytes, strengths);
+  const auto words = hn::BitCast(hn::FixedTag<std::uint64_t, kBlocks>(), mine);
+  pass.band.levels[cell] =
+      constants.band_sum.LevelOf(hn::GetLane(words), kBlocks == 1 ? 0 : hn::ExtractLane(words, kBlocks - 1));
 }
 
 // The next bits of what was significant before this plane: of which the strength is more than that of a 1.
@@ -303,8 +306,7 @@ HWY_INLINE void RefinePatch(const Pass& pass, const Constants& constants, std::s
   const BandShape& shape = pass.band.shape;
   const std::size_t first = cell * pass.group.stride + shape.first_k;
   const std::int8_t* const strengths = pass.group.strengths.data() + first;
-  std::uint32_t* const values = pass.group.values.data() + first;
-  const int shift = pass.plane + 1;
+  Magnitudes& magnitudes = pass.group.magnitudes;
   std::uint32_t left = 0;
   for (std::size_t b = 0; b < kBlocks; ++b) {
     left |= BitsOf(d, hn::Gt(LoadStrengths(strengths + b * kVector), hn::Set(d, 2))) << (b * kVector);
@@ -329,9 +331,10 @@ HWY_INLINE void RefinePatch(const Pass& pass, const Constants& constants, std::s
   }
   for (; left != 0; left &= left - 1) {
     const auto i = static_cast<std::size_t>(std::countr_zero(left));
-    const std::uint32_t value = values[i];
-    const std::size_t at = (value >> (shift + 1)) >= 4 ? contexts_at + 5 : static_cast<std::size_t>(indices[i]);
-    values[i] = value | (burst.CodeMask(constants.contexts[at]) & 1) << shift;
+    const std::uint32_t magnitude = magnitudes.Get(first + i);
+    const bool large = (magnitude >> pass.plane >> 1) >= 4;
+    const std::size_t at = large ? contexts_at + 5 : static_cast<std::size_t>(indices[i]);
+    magnitudes.Set(first + i, magnitude | (burst.CodeMask(constants.contexts[at]) & 1) << pass.plane);
   }
 }
 

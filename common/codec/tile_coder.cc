@@ -52,7 +52,7 @@ class Reader {
 
 // What only the encoder knows of a band.
 struct BandTarget {
-  std::vector<std::uint32_t> values;  // [cells, count] as GroupState::values, complete
+  std::vector<std::uint32_t> values;  // [cells, count] magnitude << 1 | sign, complete
   std::vector<float> exact;           // [cells, count] |coefficient| in steps
   std::vector<std::uint8_t> planes;   // [cells] of the patch's largest magnitude, before any is left out
   int most_planes = 0;
@@ -71,7 +71,7 @@ int ActiveScore(const Pass& pass, std::size_t cell) {
   if (pass.other_band != nullptr) score += weights[activity::kOther + pass.other_band->levels[cell]];
   if (pass.sum_weights != nullptr) return score + pass.group.sums[cell * kMaxSums + pass.band.shape.index];
   const std::int8_t* strengths = pass.group.strengths.data() + cell * pass.group.stride;
-  for (std::uint64_t left = pass.group.signs[cell].nonzero; left != 0; left &= left - 1) {
+  for (std::uint64_t left = pass.group.SignsOf(cell, 0).nonzero; left != 0; left &= left - 1) {
     const auto k = static_cast<std::size_t>(std::countr_zero(left));
     score += weights[activity::kPatch + k] * strengths[k];
   }
@@ -125,7 +125,7 @@ void SignificanceScores(const Pass& pass, std::size_t cell, std::int16_t* scores
   for (std::size_t block = 0; block < columns; block += kVector) {
     Vector sum = Load(model.bias.data() + block);
     for (std::size_t n = 0; n < neighbours; ++n) sum += Load(there[n] + block) * Load(weights[n] + block);
-    for (std::uint64_t left = group.signs[cell].nonzero; left != 0; left &= left - 1) {
+    for (std::uint64_t left = group.SignsOf(cell, 0).nonzero; left != 0; left &= left - 1) {
       const auto k = static_cast<std::size_t>(std::countr_zero(left));
       sum += Repeat(own[k]) * Load(model.patch.data() + k * columns + block);
     }
@@ -159,7 +159,7 @@ void AddToSums(const Pass& pass, std::size_t cell, std::size_t k) {
 
 std::size_t RefinementContext(const Pass& pass, std::size_t cell, std::size_t i) {
   const std::size_t at = cell * pass.group.stride + pass.band.shape.first_k + i;
-  const std::uint32_t known = pass.group.values[at] >> (pass.plane + 2);
+  const std::uint32_t known = pass.group.magnitudes.Get(at) >> (pass.plane + 1);
   if (known >= 4) return 5;
   std::uint32_t sides = 0;
   for (std::size_t n = 0; n < 4; ++n) {
@@ -179,10 +179,12 @@ struct SignContext {
   bool inverted = false;
 };
 SignContext SignContextOf(const Pass& pass, std::size_t cell, std::size_t i) {
-  const std::uint32_t* at = pass.group.values.data() + cell * pass.group.stride + pass.band.shape.first_k + i;
+  const std::size_t k = pass.band.shape.first_k + i;
+  const std::uint64_t bit = GroupState::BitOf(k);
   const auto sign = [&](std::size_t n) {
-    const std::uint32_t value = at[pass.around[n] * static_cast<std::ptrdiff_t>(pass.group.stride)];
-    return value < 2 ? 0 : (value & 1) != 0 ? -1 : 1;
+    const auto neighbour = static_cast<std::size_t>(static_cast<std::ptrdiff_t>(cell) + pass.around[n]);
+    const GroupState::Signs& there = pass.group.SignsOf(neighbour, k);
+    return (there.nonzero & bit) == 0 ? 0 : (there.negative & bit) != 0 ? -1 : 1;
   };
   const int sum = 5 * (sign(0) + sign(1)) + sign(2) + sign(3);
   return {static_cast<std::size_t>(std::abs(sum)), sum < 0};
@@ -200,13 +202,12 @@ std::vector<std::int8_t> ActiveFeatures(const Pass& pass, std::size_t cell) {
   if (pass.other_band != nullptr) features[activity::kOther + pass.other_band->levels[cell]] = 1;
   for (std::size_t k = 0; k < std::min<std::size_t>(kInside, pass.group.shape.count); ++k) {
     features[activity::kPatch + k] =
-        StrengthOf(pass.group.values[cell * pass.group.stride + k] >> (pass.plane + 1));
+        StrengthOf(pass.group.magnitudes.Get(cell * pass.group.stride + k) >> pass.plane);
   }
   return features;
 }
 
 std::vector<std::int8_t> SignificanceFeatures(const Pass& pass, std::size_t cell, std::size_t i, bool fresh) {
-  const int shift = pass.plane + 1;
   const GroupState& group = pass.group;
   const std::size_t k = pass.band.shape.first_k + i;
   std::vector<std::int8_t> features(significance::kWeights, 0);
@@ -214,7 +215,7 @@ std::vector<std::int8_t> SignificanceFeatures(const Pass& pass, std::size_t cell
   features[significance::kFresh] = fresh ? 1 : 0;
   for (std::size_t n = 0; n < kAround; ++n) {
     const auto there = static_cast<std::size_t>(static_cast<std::ptrdiff_t>(cell) + pass.around[n]);
-    features[significance::kNeighbours + n] = StrengthOf(group.values[there * group.stride + k] >> shift);
+    features[significance::kNeighbours + n] = StrengthOf(group.magnitudes.Get(there * group.stride + k) >> pass.plane);
   }
   if (pass.luma_band != nullptr) {
     for (std::size_t d = 0; d < 3; ++d) {
@@ -226,7 +227,7 @@ std::vector<std::int8_t> SignificanceFeatures(const Pass& pass, std::size_t cell
     features[significance::kOther] = pass.other->strengths[cell * pass.other->stride + k];
   }
   for (std::size_t j = 0; j < std::min<std::size_t>(kInside, group.shape.count); ++j) {
-    features[significance::kPatch + j] = StrengthOf(group.values[cell * group.stride + j] >> shift);
+    features[significance::kPatch + j] = StrengthOf(group.magnitudes.Get(cell * group.stride + j) >> pass.plane);
   }
   return features;
 }
@@ -263,12 +264,12 @@ bool IsWorthStarting(BandTarget& target, std::size_t first, std::size_t count, d
   return false;
 }
 
-// Adds up what the encoder gains by a coefficient that is known better.
+// Adds up what the encoder gains by a magnitude that is known better.
 void Count(const BandTarget& target, std::size_t first, std::size_t i, std::uint32_t before, std::uint32_t after,
            int plane, CutPoint* cut) {
   const double exact = target.exact[first + i];
-  const double old_error = exact - std::abs(Dequantise(before, plane + 1));
-  const double new_error = exact - std::abs(Dequantise(after, plane));
+  const double old_error = exact - Dequantise(before, plane + 1);
+  const double new_error = exact - Dequantise(after, plane);
   const double saved = old_error * old_error - new_error * new_error;
   cut->seen_saved += saved;
   cut->measured_saved += saved * target.weights[i];
@@ -279,18 +280,18 @@ template <class Coder>
 bool RefinePatch(const Pass& pass, std::size_t cell, Coder& coder, BandTarget* target, CutPoint* cut) {
   GroupState& group = pass.group;
   const BandShape& shape = pass.band.shape;
-  const int shift = pass.plane + 1;
-  std::uint32_t* values = group.values.data() + cell * group.stride + shape.first_k;
+  const std::size_t at = cell * group.stride + shape.first_k;
   const std::size_t first = cell * shape.count;  // of the target
   for (std::size_t i = 0; i < shape.count; ++i) {
-    const std::uint32_t before = values[i];
-    if (before >> shift >> 1 == 0) continue;
+    const std::uint32_t before = group.magnitudes.Get(at + i);
+    if (before >> pass.plane >> 1 == 0) continue;
     bool bit = false;
-    if constexpr (Coder::kEncodes) bit = (target->values[first + i] >> shift & 1) != 0;
+    if constexpr (Coder::kEncodes) bit = (target->values[first + i] >> 1 >> pass.plane & 1) != 0;
     bit = coder.Code(bit, pass.tile.contexts.Refinement(shape.context_class, RefinementContext(pass, cell, i)));
     if (coder.Stopped()) return false;
-    values[i] = before | (bit ? 1u : 0u) << shift;
-    if constexpr (Coder::kEncodes) Count(*target, first, i, before, values[i], pass.plane, cut);
+    const std::uint32_t after = before | (bit ? 1u : 0u) << pass.plane;
+    group.magnitudes.Set(at + i, after);
+    if constexpr (Coder::kEncodes) Count(*target, first, i, before, after, pass.plane, cut);
   }
   return true;
 }
@@ -303,8 +304,6 @@ bool CodePatch(const Pass& pass, std::size_t cell, Coder& coder, BandTarget* tar
   Contexts& contexts = pass.tile.contexts;
   const BandShape& shape = band.shape;
   const int plane = pass.plane;
-  const int shift = plane + 1;
-  std::uint32_t* values = group.values.data() + cell * group.stride + shape.first_k;
   std::int8_t* strengths = group.strengths.data() + cell * group.stride + shape.first_k;
   const std::size_t first = cell * shape.count;  // of the target
   std::uint32_t* truth = nullptr;
@@ -343,14 +342,16 @@ bool CodePatch(const Pass& pass, std::size_t cell, Coder& coder, BandTarget* tar
 
   bool changed = false;
   for (std::size_t i = 0; i < shape.count; ++i) {
-    const std::uint32_t before = values[i];
-    if (before >= 2) continue;
-    if (before == kSeenZero && !likely) {
-      values[i] = 0;
+    const std::size_t k = shape.first_k + i;
+    GroupState::Signs& signs = group.SignsOf(cell, k);
+    const std::uint64_t bit_of_k = GroupState::BitOf(k);
+    if ((signs.nonzero & bit_of_k) != 0) continue;
+    if (!likely && (signs.seen & bit_of_k) != 0) {
+      signs.seen &= ~bit_of_k;
       continue;
     }
     bool bit = false;
-    if constexpr (Coder::kEncodes) bit = (truth[i] >> shift & 1) != 0;
+    if constexpr (Coder::kEncodes) bit = (truth[i] >> 1 >> plane & 1) != 0;
     const std::size_t row = shape.first_row + std::min<std::size_t>(i, shape.last_row - shape.first_row);
     const bool implied = fresh && i + 1 == shape.count;  // the patch is active, and it was none of the others
     if (implied) {
@@ -362,7 +363,7 @@ bool CodePatch(const Pass& pass, std::size_t cell, Coder& coder, BandTarget* tar
         if (plane == 0 && bit) {
           // Something of a patch that has just become active must stay.
           bool others = !fresh;
-          for (std::size_t j = i + 1; j < shape.count && !others; ++j) others = truth[j] >> shift != 0;
+          for (std::size_t j = i + 1; j < shape.count && !others; ++j) others = truth[j] >> 1 >> plane != 0;
           const auto& context = contexts.Significance(row, significance::LevelOf(score));
           if (others && Worth(target->exact[first + i]) < coder.bit_price * (1 + PriceOfOne(context))) {
             bit = false;
@@ -377,7 +378,7 @@ bool CodePatch(const Pass& pass, std::size_t cell, Coder& coder, BandTarget* tar
       if (coder.Stopped()) return false;
     }
     if (!bit) {
-      if (likely) values[i] = kSeenZero;
+      if (likely) signs.seen |= bit_of_k;
       continue;
     }
     fresh = false;
@@ -386,16 +387,15 @@ bool CodePatch(const Pass& pass, std::size_t cell, Coder& coder, BandTarget* tar
     const SignContext sign = SignContextOf(pass, cell, i);
     negative = coder.Code(negative != sign.inverted, contexts.Sign(row, sign.context)) != sign.inverted;
     if (coder.Stopped()) return false;
-    values[i] = std::uint32_t{1} << shift | (negative ? 1u : 0u);
-    if (shape.first_k + i < kInside) {
-      group.signs[cell].nonzero |= std::uint64_t{1} << (shape.first_k + i);
-      group.signs[cell].negative |= std::uint64_t{negative ? 1u : 0u} << (shape.first_k + i);
-    }
+    const std::uint32_t magnitude = std::uint32_t{1} << plane;
+    group.magnitudes.Set(cell * group.stride + k, magnitude);
+    signs.nonzero |= bit_of_k;
+    if (negative) signs.negative |= bit_of_k;
     strengths[i] = StrengthOf(1);
     changed = true;
-    if (shape.first_k + i < kInside) AddInside(pass.model, shape.first_k + i, StrengthOf(1), scores.data());
-    if (pass.sum_weights != nullptr) AddToSums(pass, cell, shape.first_k + i);
-    if constexpr (Coder::kEncodes) Count(*target, first, i, before, values[i], plane, cut);
+    if (k < kInside) AddInside(pass.model, k, StrengthOf(1), scores.data());
+    if (pass.sum_weights != nullptr) AddToSums(pass, cell, k);
+    if constexpr (Coder::kEncodes) Count(*target, first, i, 0, magnitude, plane, cut);
   }
   if (changed) band.levels[cell] = LevelOfBand(group, shape, cell);
   return true;
@@ -407,16 +407,18 @@ void BeginSlot(TileState& tile, int slot, bool has_sums) {
   for (GroupState& group : tile.groups) {
     if (group.shape.IsIdle(slot)) continue;
     const int plane = group.shape.PlaneIn(slot);
-    for (std::size_t cell = 0; cell < group.signs.size(); ++cell) {
-      if (group.signs[cell].nonzero == 0 && group.shape.count <= kInside) continue;
-      const std::uint32_t* values = group.values.data() + cell * group.stride;
-      std::int8_t* strengths = group.strengths.data() + cell * group.stride;
-      for (std::size_t k = 0; k < group.stride; ++k) strengths[k] = StrengthOf(values[k] >> (plane + 1));
+    for (std::size_t cell = 0; cell < group.cells(); ++cell) {
+      for (std::size_t word = 0; word < group.words; ++word) {
+        for (std::uint64_t left = group.signs[cell * group.words + word].nonzero; left != 0; left &= left - 1) {
+          const std::size_t at = cell * group.stride + word * 64 + static_cast<std::size_t>(std::countr_zero(left));
+          group.strengths[at] = StrengthOf(group.magnitudes.Get(at) >> plane);
+        }
+      }
     }
   }
   for (Band& band : tile.bands) {
     if (tile.groups[band.shape.group].shape.IsIdle(slot)) continue;
-    for (std::size_t cell = 0; cell < tile.groups[band.shape.group].signs.size(); ++cell) {
+    for (std::size_t cell = 0; cell < tile.groups[band.shape.group].cells(); ++cell) {
       if (band.active[cell] != Activity::kYes) continue;
       band.levels[cell] = LevelOfBand(tile.groups[band.shape.group], band.shape, cell);
     }
@@ -471,11 +473,12 @@ bool CodePass(TileState& tile, int slot, PassKind kind, std::size_t band_index, 
         if (patch == patches) break;
       }
     }
-    // The rest of the row, or one patch.
+    // The rest of the row, or some of it.
+    constexpr std::size_t kSome = 16;
     const std::size_t column = patch % tile.columns;
     const std::size_t cell = tile.CellOf(static_cast<std::uint32_t>(column),
                                          static_cast<std::uint32_t>(patch / tile.columns));
-    const std::size_t count = fast ? 1 : tile.columns - column;
+    const std::size_t count = std::min<std::size_t>(tile.columns - column, fast ? kSome : tile.columns);
     for (std::size_t i = 0; i < count; ++i) {
       if (only_active) {
         const Activity* const first = band.active.data() + cell + i;
@@ -502,6 +505,21 @@ bool CodePass(TileState& tile, int slot, PassKind kind, std::size_t band_index, 
 Contexts::Contexts() {
   all.reserve(kContexts);
   for (const std::uint16_t probability : InitialProbabilities()) all.emplace_back(probability);
+}
+
+void Magnitudes::Reset(std::size_t count, int planes) {
+  width_ = planes <= 8 ? 1 : planes <= 16 ? 2 : 4;
+  bytes_.assign(count * width_, 0);
+}
+
+std::uint32_t Magnitudes::GetWide(std::size_t at) const {
+  std::uint32_t out = 0;
+  for (std::size_t i = 0; i < width_; ++i) out |= std::uint32_t{bytes_[at * width_ + i]} << 8 * i;
+  return out;
+}
+
+void Magnitudes::SetWide(std::size_t at, std::uint32_t magnitude) {
+  for (std::size_t i = 0; i < width_; ++i) bytes_[at * width_ + i] = static_cast<std::uint8_t>(magnitude >> 8 * i);
 }
 
 std::vector<BandShape> MakeBands(TileKind kind, std::span<const GroupShape> shapes) {
@@ -549,9 +567,9 @@ TileState::TileState(TileKind kind_in, std::uint32_t columns_in, std::uint32_t r
     GroupState& group = groups.emplace_back();
     group.shape = shape;
     group.stride = (shape.count + kCellAlignment - 1) / kCellAlignment * kCellAlignment;
-    group.values.assign(cells * group.stride, 0);
     group.strengths.assign(cells * group.stride + kMaxBandSize, 0);
-    group.signs.assign(cells, {});
+    group.words = std::max<std::size_t>(1, (shape.count + 63) / 64);
+    group.signs.assign(cells * group.words, {});
   }
   for (const BandShape& shape : MakeBands(kind, shapes)) {
     Band band;
@@ -562,10 +580,17 @@ TileState::TileState(TileKind kind_in, std::uint32_t columns_in, std::uint32_t r
   }
 }
 
+void TileState::Begin(int highest_slot) {
+  top_slot = highest_slot;
+  for (GroupState& group : groups) {
+    group.magnitudes.Reset(group.cells() * group.stride, group.shape.PlaneIn(top_slot) + 1);
+  }
+}
+
 std::size_t TileState::memory_bytes() const {
   std::size_t bytes = sizeof(TileState) + contexts.all.size() * sizeof(entropy::Probability);
   for (const GroupState& group : groups) {
-    bytes += group.values.size() * sizeof(std::uint32_t) + group.strengths.size() +
+    bytes += group.magnitudes.bytes().size() + group.strengths.size() +
              group.signs.size() * sizeof(GroupState::Signs) + group.sums.size() * sizeof(std::int16_t);
   }
   for (const Band& band : bands) bytes += band.active.size() + band.levels.size();
@@ -584,7 +609,7 @@ TileCode EncodeTile(TileKind kind, std::uint32_t columns, std::uint32_t rows, st
     const BandShape& shape = band.shape;
     BandTarget& target = band_targets.emplace_back();
     target.weights = weights[shape.group].data() + shape.first_k;
-    target.planes.assign(tile.groups[shape.group].signs.size(), 0);
+    target.planes.assign(tile.groups[shape.group].cells(), 0);
     target.values.assign(target.planes.size() * shape.count, 0);
     target.exact.assign(target.values.size(), 0.0f);
     const float* from = targets[shape.group].data() + shape.first_k;
@@ -611,6 +636,7 @@ TileCode EncodeTile(TileKind kind, std::uint32_t columns, std::uint32_t rows, st
     top_slot = std::max(top_slot, shapes[shape.group].SlotOf(target.most_planes - 1));
   }
 
+  tile.Begin(top_slot);
   entropy::RangeEncoder encoder;
   Writer writer(encoder, quantiser.bit_price, observer, tile.contexts.all.data());
   for (int bit = 4; bit >= 0; --bit) encoder.CodeRaw((top_slot >> bit & 1) != 0);
@@ -648,7 +674,7 @@ void TileDecoder::Decode(std::size_t passes, std::span<const std::uint8_t> bytes
     for (int bit = 0; bit < 5; ++bit) top_slot = top_slot << 1 | (decoder_.CodeRaw() ? 1 : 0);
     stopped_ = reader.Stopped();
     if (stopped_) return;
-    state_.top_slot = std::min(top_slot, kMaxSlots - 1);
+    state_.Begin(std::min(top_slot, kMaxSlots - 1));
     for (Band& band : state_.bands) {
       band.plane = state_.groups[band.shape.group].shape.PlaneIn(state_.top_slot + 1);
       band.known_quarters = std::uint64_t{kPassKinds} << band.plane;

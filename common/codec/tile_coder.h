@@ -74,9 +74,6 @@ enum class PassKind : std::uint8_t {
 };
 inline constexpr std::size_t kPassKinds = 4;  // of every band in every slot, in this order
 
-// In GroupState::values: a coefficient that the first pass of a plane has seen stay zero. The second makes it 0 again.
-inline constexpr std::uint32_t kSeenZero = 1;
-
 // What is fixed about a band: which coefficients, and which contexts.
 struct BandShape {
   std::uint32_t group = 0;
@@ -96,30 +93,62 @@ struct BandShape {
 // The bands of a tile in coding order.
 [[nodiscard]] std::vector<BandShape> MakeBands(TileKind kind, std::span<const GroupShape> shapes);
 
+// Unsigned numbers in as few bytes each as the largest that can be needs: most of what a tile holds is memory that is
+// touched for the first time.
+class Magnitudes {
+ public:
+  // `count` zeros that may grow to `planes` bits, 1 to 32.
+  void Reset(std::size_t count, int planes);
+  [[nodiscard]] std::uint32_t Get(std::size_t at) const { return width_ == 1 ? bytes_[at] : GetWide(at); }
+  void Set(std::size_t at, std::uint32_t magnitude) {
+    if (width_ == 1) {
+      bytes_[at] = static_cast<std::uint8_t>(magnitude);
+    } else {
+      SetWide(at, magnitude);
+    }
+  }
+  [[nodiscard]] const std::vector<std::uint8_t>& bytes() const { return bytes_; }
+
+ private:
+  [[nodiscard]] std::uint32_t GetWide(std::size_t at) const;
+  void SetWide(std::size_t at, std::uint32_t magnitude);
+
+  std::size_t width_ = 1;
+  std::vector<std::uint8_t> bytes_;
+};
+
 // Coefficients of one group over the tile, as far as known. A *cell* is a patch; around the patches lies a border of
 // cells that stay zero.
 struct GroupState {
   GroupShape shape;
-  std::size_t stride = 0;             // `shape.count` rounded up
-  std::vector<std::uint32_t> values;  // [cells, stride]: magnitude << 1 | sign, or kSeenZero
+  std::size_t stride = 0;  // `shape.count` rounded up
+  Magnitudes magnitudes;   // [cells, stride] once TileState::Begin() has been called
   // [cells, stride] StrengthOf() each magnitude at the plane of the last pass, and then some more zeros.
   std::vector<std::int8_t> strengths;
-  // [cells] of coefficients k < 64, a bit each.
+  // Of 64 coefficients, a bit each.
   struct Signs {
     std::uint64_t nonzero = 0;
     std::uint64_t negative = 0;
+    std::uint64_t seen = 0;  // the first pass of a plane has seen it stay zero; the second clears the bit
   };
-  std::vector<Signs> signs;
+  std::size_t words = 0;     // Signs of a cell
+  std::vector<Signs> signs;  // [cells, words]
   // [cells, kMaxSums] what a patch's own strengths add to the score of "becomes active" of each band; empty where
   // decode_kernels.h is not used.
   std::vector<std::int16_t> sums;
+
+  [[nodiscard]] std::size_t cells() const { return signs.size() / words; }
+  [[nodiscard]] Signs& SignsOf(std::size_t cell, std::size_t k) { return signs[cell * words + k / 64]; }
+  [[nodiscard]] const Signs& SignsOf(std::size_t cell, std::size_t k) const { return signs[cell * words + k / 64]; }
+  [[nodiscard]] static std::uint64_t BitOf(std::size_t k) { return std::uint64_t{1} << k % 64; }
 };
 
-// The last plane that is known of a value that is not 0, where `plane` is the last of which anything is known: `refined`
-// tells whether that is known of values that were significant before it, too.
-[[nodiscard]] inline int PlaneOf(std::uint32_t value, int plane, bool refined) {
-  const bool was_significant = value >> plane >> 2 != 0;  // a plane may be the 30th
-  return plane + (was_significant && !refined ? 1 : 0);
+// The last plane that is known of a magnitude that is not 0, where `plane` is the last of which anything is known:
+// `refined` tells whether that is known of what was significant before it, too.
+[[nodiscard]] inline int PlaneOf(std::uint32_t magnitude, int plane, bool refined) {
+  // A plane may be the 31st. Without a branch, as this cannot be foreseen.
+  const auto was_significant = static_cast<unsigned>(magnitude >> plane >> 1 != 0);
+  return plane + static_cast<int>(was_significant & static_cast<unsigned>(!refined));
 }
 
 enum class Activity : std::uint8_t {
@@ -179,6 +208,8 @@ struct TileState {
   std::size_t passes = 0;  // completed
 
   TileState(TileKind kind, std::uint32_t columns, std::uint32_t rows, std::span<const GroupShape> shapes);
+  // Once, when the highest slot is known and before anything is coded in it.
+  void Begin(int highest_slot);
   [[nodiscard]] std::size_t stride() const { return columns + 2; }
   [[nodiscard]] std::size_t CellOf(std::uint32_t column, std::uint32_t row) const {
     return (row + 1) * stride() + column + 1;
@@ -189,14 +220,11 @@ struct TileState {
   [[nodiscard]] std::size_t memory_bytes() const;
 };
 
-// The value that `bits` (magnitude << 1 | sign) stands for, in steps, when planes from `plane` up are known.
-[[nodiscard]] inline float Dequantise(std::uint32_t bits, int plane) {
-  const std::uint32_t magnitude = bits >> 1;
+// What `magnitude` stands for, in steps, when planes from `plane` up are known.
+[[nodiscard]] inline float Dequantise(std::uint32_t magnitude, int plane) {
   if (magnitude == 0) return 0.0f;
   const float width = static_cast<float>(std::uint32_t{1} << plane);
-  // Without branches, as neither can be foreseen.
-  const float value = static_cast<float>(magnitude) + (width * kMidpoints[magnitude >> plane == 1 ? 1 : 0] - kOffset);
-  return std::bit_cast<float>(std::bit_cast<std::uint32_t>(value) ^ bits << 31);
+  return static_cast<float>(magnitude) + (width * kMidpoints[magnitude >> plane == 1 ? 1 : 0] - kOffset);
 }
 
 // Where a code may be cut.

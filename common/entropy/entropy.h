@@ -124,9 +124,9 @@ class RangeDecoder {
       decoder.code_ = code_;
       decoder.position_ += static_cast<std::size_t>(next_ - first_);
     }
-    // Whether so many decisions stay within the bytes: none takes more than two.
+    // Whether so many decisions stay within the bytes: none takes more than twelve bits.
     [[nodiscard]] bool Holds(std::size_t decisions) const {
-      return static_cast<std::size_t>(end_ - next_) >= 2 * decisions;
+      return static_cast<std::size_t>(end_ - next_) > decisions + decisions / 2 + 1;
     }
     // A decision that can be foreseen: the processor goes on along the likelier way.
     [[nodiscard]] bool Code(Probability& probability) {

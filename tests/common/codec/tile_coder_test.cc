@@ -67,7 +67,9 @@ bool Same(const std::vector<T>& a, const std::vector<T>& b) {
 std::string Difference(const TileState& a, const TileState& b) {
   if (a.top_slot != b.top_slot || a.passes != b.passes) return "passes";
   for (std::size_t g = 0; g < a.groups.size(); ++g) {
-    if (!Same(a.groups[g].values, b.groups[g].values)) return "values of group " + std::to_string(g);
+    if (!Same(a.groups[g].magnitudes.bytes(), b.groups[g].magnitudes.bytes())) {
+      return "magnitudes of group " + std::to_string(g);
+    }
     if (!Same(a.groups[g].strengths, b.groups[g].strengths)) return "strengths of group " + std::to_string(g);
     if (!Same(a.groups[g].signs, b.groups[g].signs)) return "signs of group " + std::to_string(g);
   }
@@ -182,6 +184,23 @@ TEST_CASE("sums that follow each change are those of the strengths") {
   }
 }
 
+TEST_CASE("magnitudes of any width keep what they were set to") {
+  for (const int planes : {1, 8, 9, 16, 17, 31, 32}) {
+    CAPTURE(planes);
+    Magnitudes magnitudes;
+    magnitudes.Reset(3, planes);
+    const auto largest = static_cast<std::uint32_t>((std::uint64_t{1} << planes) - 1);
+    magnitudes.Set(1, largest);
+    CHECK(magnitudes.Get(0) == 0);
+    CHECK(magnitudes.Get(1) == largest);
+    CHECK(magnitudes.Get(2) == 0);
+    magnitudes.Set(1, 0);
+    magnitudes.Set(2, largest & 0x5A5A5A5Au);
+    CHECK(magnitudes.Get(1) == 0);
+    CHECK(magnitudes.Get(2) == (largest & 0x5A5A5A5Au));
+  }
+}
+
 TEST_CASE("what is known of the highest plane that a code can begin with has a value") {
   const std::vector<GroupShape> shapes = {{63}};
   for (const bool plain : {true, false}) {
@@ -193,10 +212,10 @@ TEST_CASE("what is known of the highest plane that a code can begin with has a v
     CHECK(state.passes == passes);
     for (const Band& band : state.bands) {
       CHECK(band.plane == state.top_slot);
-      for (const std::uint32_t value : state.groups[0].values) {
-        if (value < 2) continue;
-        CHECK(PlaneOf(value, band.plane, false) == band.plane);
-        CHECK(std::abs(Dequantise(value, band.plane)) > 1e9f);
+      for (std::size_t k = band.shape.first_k; k < band.shape.first_k + band.shape.count; ++k) {
+        const std::uint32_t magnitude = state.groups[0].magnitudes.Get(state.CellOf(1, 1) * state.groups[0].stride + k);
+        CHECK(PlaneOf(magnitude, band.plane, false) == band.plane);
+        CHECK(Dequantise(magnitude, band.plane) > 1e9f);
       }
     }
   }
