@@ -4,32 +4,35 @@
 #include <cmath>
 #include <cstring>
 
-#include "common/codec/decode_kernels.h"
-#include "common/codec/tile_pass.h"
+#include "common/codec/tile_kernels.h"
+#include "common/codec/tile_target.h"
 
 namespace holo::codec {
 namespace {
 
-// Encoder side of CodePass: hands the true bits out, codes them, and adds up the distortion saved.
+// Encoder side of CodePass: codes the true bits.
 class Writer {
  public:
   static constexpr bool kEncodes = true;
 
-  Writer(entropy::RangeEncoder& encoder, double price, ContextObserver* seen_by, entropy::Probability* first)
-      : observer(seen_by), bit_price(price), encoder_(encoder), first_(first) {}
+  Writer(Encoding& encoding, entropy::Probability* first) : encoding_(encoding), first_(first) {}
 
   bool Code(bool bit, entropy::Probability& probability) {
-    if (observer != nullptr) observer->Coded(static_cast<std::size_t>(&probability - first_), bit);
-    encoder_.Code(bit, probability);
+    if (encoding_.observer != nullptr) {
+      encoding_.observer->Coded(static_cast<std::size_t>(&probability - first_), bit);
+    }
+    encoding_.encoder.Code(bit, probability);
     return bit;
   }
   static bool Stopped() { return false; }
-
-  ContextObserver* const observer;
-  const double bit_price;  // see Quantiser
+  [[nodiscard]] Encoding& encoding() const { return encoding_; }
+  [[nodiscard]] ContextObserver* observer() const { return encoding_.observer; }
+  [[nodiscard]] std::uint32_t TrueValue(const Pass& pass, std::size_t cell, std::size_t i) const {
+    return encoding_.target->values[cell * pass.band.shape.count + i];
+  }
 
  private:
-  entropy::RangeEncoder& encoder_;
+  Encoding& encoding_;
   entropy::Probability* first_;
 };
 
@@ -48,15 +51,6 @@ class Reader {
  private:
   entropy::RangeDecoder& decoder_;
   std::size_t allowed_overrun_;
-};
-
-// What only the encoder knows of a band.
-struct BandTarget {
-  std::vector<std::uint32_t> values;  // [cells, count] magnitude << 1 | sign, complete
-  std::vector<float> exact;           // [cells, count] |coefficient| in steps
-  std::vector<std::uint8_t> planes;   // [cells] of the patch's largest magnitude, before any is left out
-  int most_planes = 0;
-  const float* weights = nullptr;  // [count] see EncodeTile
 };
 
 // The score of "becomes active", by the definition in context_model.h.
@@ -264,50 +258,35 @@ bool IsWorthStarting(BandTarget& target, std::size_t first, std::size_t count, d
   return false;
 }
 
-// Adds up what the encoder gains by a magnitude that is known better.
-void Count(const BandTarget& target, std::size_t first, std::size_t i, std::uint32_t before, std::uint32_t after,
-           int plane, CutPoint* cut) {
-  const double exact = target.exact[first + i];
-  const double old_error = exact - Dequantise(before, plane + 1);
-  const double new_error = exact - Dequantise(after, plane);
-  const double saved = old_error * old_error - new_error * new_error;
-  cut->seen_saved += saved;
-  cut->measured_saved += saved * target.weights[i];
-}
-
 // The next bits of what was significant before this plane, in an active patch. False if the code ended.
 template <class Coder>
-bool RefinePatch(const Pass& pass, std::size_t cell, Coder& coder, BandTarget* target, CutPoint* cut) {
+bool RefinePatch(const Pass& pass, std::size_t cell, Coder& coder) {
   GroupState& group = pass.group;
   const BandShape& shape = pass.band.shape;
   const std::size_t at = cell * group.stride + shape.first_k;
-  const std::size_t first = cell * shape.count;  // of the target
   for (std::size_t i = 0; i < shape.count; ++i) {
     const std::uint32_t before = group.magnitudes.Get(at + i);
     if (before >> pass.plane >> 1 == 0) continue;
     bool bit = false;
-    if constexpr (Coder::kEncodes) bit = (target->values[first + i] >> 1 >> pass.plane & 1) != 0;
+    if constexpr (Coder::kEncodes) bit = (coder.TrueValue(pass, cell, i) >> 1 >> pass.plane & 1) != 0;
     bit = coder.Code(bit, pass.tile.contexts.Refinement(shape.context_class, RefinementContext(pass, cell, i)));
     if (coder.Stopped()) return false;
     const std::uint32_t after = before | (bit ? 1u : 0u) << pass.plane;
     group.magnitudes.Set(at + i, after);
-    if constexpr (Coder::kEncodes) Count(*target, first, i, before, after, pass.plane, cut);
+    if constexpr (Coder::kEncodes) Count(pass, coder.encoding(), cell, i, before, after);
   }
   return true;
 }
 
 // One patch of a pass that tells what becomes significant; of kLikely an active one. False if the code ended.
 template <class Coder>
-bool CodePatch(const Pass& pass, std::size_t cell, Coder& coder, BandTarget* target, CutPoint* cut) {
+bool CodePatch(const Pass& pass, std::size_t cell, Coder& coder) {
   GroupState& group = pass.group;
   Band& band = pass.band;
   Contexts& contexts = pass.tile.contexts;
   const BandShape& shape = band.shape;
   const int plane = pass.plane;
   std::int8_t* strengths = group.strengths.data() + cell * group.stride + shape.first_k;
-  const std::size_t first = cell * shape.count;  // of the target
-  std::uint32_t* truth = nullptr;
-  if constexpr (Coder::kEncodes) truth = target->values.data() + first;
 
   const bool likely = pass.kind == PassKind::kLikely;
   Activity& active = band.active[cell];
@@ -322,10 +301,9 @@ bool CodePatch(const Pass& pass, std::size_t cell, Coder& coder, BandTarget* tar
     if (pass.kind == PassKind::kActive && level < activity::kLikely) return true;
     entropy::Probability& context = contexts.Active(shape.context_class, level);
     if constexpr (Coder::kEncodes) {
-      fresh = target->planes[cell] > plane;
-      if (plane == 0 && fresh) fresh = IsWorthStarting(*target, first, shape.count, coder.bit_price, context);
-      if (coder.observer != nullptr) {
-        coder.observer->Scored(false, shape.context_class, ActiveFeatures(pass, cell), score, fresh);
+      fresh = BecomesActive(pass, coder.encoding(), cell, context);
+      if (coder.observer() != nullptr) {
+        coder.observer()->Scored(false, shape.context_class, ActiveFeatures(pass, cell), score, fresh);
       }
     }
     fresh = coder.Code(fresh, context);
@@ -351,7 +329,6 @@ bool CodePatch(const Pass& pass, std::size_t cell, Coder& coder, BandTarget* tar
       continue;
     }
     bool bit = false;
-    if constexpr (Coder::kEncodes) bit = (truth[i] >> 1 >> plane & 1) != 0;
     const std::size_t row = shape.first_row + std::min<std::size_t>(i, shape.last_row - shape.first_row);
     const bool implied = fresh && i + 1 == shape.count;  // the patch is active, and it was none of the others
     if (implied) {
@@ -359,22 +336,14 @@ bool CodePatch(const Pass& pass, std::size_t cell, Coder& coder, BandTarget* tar
     } else {
       const int score = static_cast<std::int16_t>(scores[i] + (fresh ? pass.model.fresh[i] : 0));
       if (likely && significance::LevelOf(score) < significance::kLikely) continue;
+      entropy::Probability& context = contexts.Significance(row, significance::LevelOf(score));
       if constexpr (Coder::kEncodes) {
-        if (plane == 0 && bit) {
-          // Something of a patch that has just become active must stay.
-          bool others = !fresh;
-          for (std::size_t j = i + 1; j < shape.count && !others; ++j) others = truth[j] >> 1 >> plane != 0;
-          const auto& context = contexts.Significance(row, significance::LevelOf(score));
-          if (others && Worth(target->exact[first + i]) < coder.bit_price * (1 + PriceOfOne(context))) {
-            bit = false;
-            truth[i] = 0;
-          }
-        }
-        if (coder.observer != nullptr) {
-          coder.observer->Scored(true, row, SignificanceFeatures(pass, cell, i, fresh), score, bit);
+        bit = BecomesSignificant(pass, coder.encoding(), cell, i, fresh, context);
+        if (coder.observer() != nullptr) {
+          coder.observer()->Scored(true, row, SignificanceFeatures(pass, cell, i, fresh), score, bit);
         }
       }
-      bit = coder.Code(bit, contexts.Significance(row, significance::LevelOf(score)));
+      bit = coder.Code(bit, context);
       if (coder.Stopped()) return false;
     }
     if (!bit) {
@@ -383,7 +352,7 @@ bool CodePatch(const Pass& pass, std::size_t cell, Coder& coder, BandTarget* tar
     }
     fresh = false;
     bool negative = false;
-    if constexpr (Coder::kEncodes) negative = (truth[i] & 1) != 0;
+    if constexpr (Coder::kEncodes) negative = (coder.TrueValue(pass, cell, i) & 1) != 0;
     const SignContext sign = SignContextOf(pass, cell, i);
     negative = coder.Code(negative != sign.inverted, contexts.Sign(row, sign.context)) != sign.inverted;
     if (coder.Stopped()) return false;
@@ -395,7 +364,7 @@ bool CodePatch(const Pass& pass, std::size_t cell, Coder& coder, BandTarget* tar
     changed = true;
     if (k < kInside) AddInside(pass.model, k, StrengthOf(1), scores.data());
     if (pass.sum_weights != nullptr) AddToSums(pass, cell, k);
-    if constexpr (Coder::kEncodes) Count(*target, first, i, 0, magnitude, plane, cut);
+    if constexpr (Coder::kEncodes) Count(pass, coder.encoding(), cell, i, 0, magnitude);
   }
   if (changed) band.levels[cell] = LevelOfBand(group, shape, cell);
   return true;
@@ -427,10 +396,8 @@ void BeginSlot(TileState& tile, int slot, bool has_sums) {
 
 // One pass in slot `slot`. False if the code ended inside.
 template <class Coder>
-bool CodePass(TileState& tile, int slot, PassKind kind, std::size_t band_index, Coder& coder, BandTarget* target,
-              CutPoint* cut) {
+bool CodePass(TileState& tile, int slot, PassKind kind, std::size_t band_index, Coder& coder) {
   const bool has_sums = !tile.groups.front().sums.empty();
-  const bool fast = has_sums && !Coder::kEncodes;
   if (kind == PassKind::kLikely && band_index == 0) BeginSlot(tile, slot, has_sums);
   Band& band = tile.bands[band_index];
   const GroupShape& group_shape = tile.groups[band.shape.group].shape;
@@ -443,7 +410,7 @@ bool CodePass(TileState& tile, int slot, PassKind kind, std::size_t band_index, 
   }
   if (!band.started && kind == PassKind::kActive) {
     bool starts = false;
-    if constexpr (Coder::kEncodes) starts = target->most_planes > plane;
+    if constexpr (Coder::kEncodes) starts = coder.encoding().target->most_planes > plane;
     starts = coder.Code(starts, tile.contexts.Started(band.shape.context_class));
     if (coder.Stopped()) return false;
     band.started = starts;
@@ -467,8 +434,13 @@ bool CodePass(TileState& tile, int slot, PassKind kind, std::size_t band_index, 
                      plane};
   const bool only_active = kind == PassKind::kLikely || kind == PassKind::kRefinement;
   for (std::size_t patch = 0; band.started && patch < patches;) {
-    if constexpr (!Coder::kEncodes) {
-      if (fast) {
+    if (has_sums) {
+      if constexpr (Coder::kEncodes) {
+        if (coder.observer() == nullptr) {
+          EncodePatches(pass, coder.encoding());
+          break;
+        }
+      } else {
         patch = DecodePatches(pass, coder.decoder(), patch);
         if (patch == patches) break;
       }
@@ -478,7 +450,7 @@ bool CodePass(TileState& tile, int slot, PassKind kind, std::size_t band_index, 
     const std::size_t column = patch % tile.columns;
     const std::size_t cell = tile.CellOf(static_cast<std::uint32_t>(column),
                                          static_cast<std::uint32_t>(patch / tile.columns));
-    const std::size_t count = std::min<std::size_t>(tile.columns - column, fast ? kSome : tile.columns);
+    const std::size_t count = std::min<std::size_t>(tile.columns - column, has_sums ? kSome : tile.columns);
     for (std::size_t i = 0; i < count; ++i) {
       if (only_active) {
         const Activity* const first = band.active.data() + cell + i;
@@ -486,8 +458,8 @@ bool CodePass(TileState& tile, int slot, PassKind kind, std::size_t band_index, 
         if (found == nullptr) break;
         i += static_cast<std::size_t>(static_cast<const Activity*>(found) - first);
       }
-      const bool more = kind == PassKind::kRefinement ? RefinePatch(pass, cell + i, coder, target, cut)
-                                                      : CodePatch(pass, cell + i, coder, target, cut);
+      const bool more = kind == PassKind::kRefinement ? RefinePatch(pass, cell + i, coder)
+                                                      : CodePatch(pass, cell + i, coder);
       if (!more) {
         if (kind == PassKind::kRefinement) band.refined = patch + i;
         return false;
@@ -501,6 +473,41 @@ bool CodePass(TileState& tile, int slot, PassKind kind, std::size_t band_index, 
 }
 
 }  // namespace
+
+bool BecomesActive(const Pass& pass, Encoding& encoding, std::size_t cell, const entropy::Probability& context) {
+  BandTarget& target = *encoding.target;
+  if (target.planes[cell] <= pass.plane) return false;
+  if (pass.plane > 0) return true;
+  const std::size_t count = pass.band.shape.count;
+  return IsWorthStarting(target, cell * count, count, encoding.bit_price, context);
+}
+
+bool BecomesSignificant(const Pass& pass, Encoding& encoding, std::size_t cell, std::size_t i, bool fresh,
+                        const entropy::Probability& context) {
+  const std::size_t count = pass.band.shape.count;
+  std::uint32_t* const truth = encoding.target->values.data() + cell * count;
+  if ((truth[i] >> 1 >> pass.plane & 1) == 0) return false;
+  if (pass.plane > 0) return true;
+  // Something of a patch that has just become active must stay.
+  bool others = !fresh;
+  for (std::size_t j = i + 1; j < count && !others; ++j) others = truth[j] >= 2;
+  if (!others || Worth(encoding.target->exact[cell * count + i]) >= encoding.bit_price * (1 + PriceOfOne(context))) {
+    return true;
+  }
+  truth[i] = 0;
+  return false;
+}
+
+void Count(const Pass& pass, Encoding& encoding, std::size_t cell, std::size_t i, std::uint32_t before,
+           std::uint32_t after) {
+  const BandTarget& target = *encoding.target;
+  const double exact = target.exact[cell * pass.band.shape.count + i];
+  const double old_error = exact - Dequantise(before, pass.plane + 1);
+  const double new_error = exact - Dequantise(after, pass.plane);
+  const double saved = old_error * old_error - new_error * new_error;
+  encoding.cut.seen_saved += saved;
+  encoding.cut.measured_saved += saved * target.weights[i];
+}
 
 Contexts::Contexts() {
   all.reserve(kContexts);
@@ -599,9 +606,9 @@ std::size_t TileState::memory_bytes() const {
 
 TileCode EncodeTile(TileKind kind, std::uint32_t columns, std::uint32_t rows, std::span<const GroupShape> shapes,
                     std::span<const std::vector<float>> targets, std::span<const std::vector<float>> weights,
-                    const Quantiser& quantiser, ContextObserver* observer) {
+                    const Quantiser& quantiser, ContextObserver* observer, bool plain) {
   TileState tile(kind, columns, rows, shapes);
-  if (CanUseKernels(tile)) UseKernels(tile);
+  if (!plain && CanUseKernels(tile)) UseKernels(tile);
   TileCode code;
   std::vector<BandTarget> band_targets;
   int top_slot = 0;
@@ -637,22 +644,25 @@ TileCode EncodeTile(TileKind kind, std::uint32_t columns, std::uint32_t rows, st
   }
 
   tile.Begin(top_slot);
-  entropy::RangeEncoder encoder;
-  Writer writer(encoder, quantiser.bit_price, observer, tile.contexts.all.data());
-  for (int bit = 4; bit >= 0; --bit) encoder.CodeRaw((top_slot >> bit & 1) != 0);
-  CutPoint cut;
+  Encoding encoding;
+  encoding.bit_price = quantiser.bit_price;
+  encoding.observer = observer;
+  Writer writer(encoding, tile.contexts.all.data());
+  for (int bit = 4; bit >= 0; --bit) encoding.encoder.CodeRaw((top_slot >> bit & 1) != 0);
   for (int slot = top_slot; slot >= 0; --slot) {
     for (std::uint8_t pass_kind = 0; pass_kind < kPassKinds; ++pass_kind) {
       for (std::size_t b = 0; b < tile.bands.size(); ++b) {
+        CutPoint& cut = encoding.cut;
         const double seen_before = cut.seen_saved;
-        CodePass(tile, slot, PassKind{pass_kind}, b, writer, &band_targets[b], &cut);
+        encoding.target = &band_targets[b];
+        CodePass(tile, slot, PassKind{pass_kind}, b, writer);
         cut.worth += (cut.seen_saved - seen_before) * std::exp2(2 * shapes[tile.bands[b].shape.group].Lead(slot));
-        cut.bytes = static_cast<std::uint32_t>(encoder.prefix_bytes());
+        cut.bytes = static_cast<std::uint32_t>(encoding.encoder.prefix_bytes());
         code.cuts.push_back(cut);
       }
     }
   }
-  code.bytes = encoder.Finish();
+  code.bytes = encoding.encoder.Finish();
   const auto total = static_cast<std::uint32_t>(code.bytes.size());
   for (CutPoint& after : code.cuts) after.bytes = std::min(after.bytes, total);
   if (!code.cuts.empty()) code.cuts.back().bytes = total;
@@ -684,7 +694,7 @@ void TileDecoder::Decode(std::size_t passes, std::span<const std::uint8_t> bytes
   for (; passes > 0 && !state_.finished(); --passes) {
     const int slot = state_.top_slot - static_cast<int>(state_.passes / (kPassKinds * band_count));
     const auto kind = PassKind{static_cast<std::uint8_t>(state_.passes / band_count % kPassKinds)};
-    stopped_ = !CodePass<Reader>(state_, slot, kind, state_.passes % band_count, reader, nullptr, nullptr);
+    stopped_ = !CodePass<Reader>(state_, slot, kind, state_.passes % band_count, reader);
     if (stopped_) return;
     ++state_.passes;
   }

@@ -134,7 +134,7 @@ struct GroupState {
   std::size_t words = 0;     // Signs of a cell
   std::vector<Signs> signs;  // [cells, words]
   // [cells, kMaxSums] what a patch's own strengths add to the score of "becomes active" of each band; empty where
-  // decode_kernels.h is not used.
+  // tile_kernels.h is not used.
   std::vector<std::int16_t> sums;
 
   [[nodiscard]] std::size_t cells() const { return signs.size() / words; }
@@ -245,11 +245,12 @@ struct TileCode {
 
 // `targets[g]` is [rows * columns, shapes[g].count]: signed coefficients of group g in steps (not rounded); `weights[g]`
 // is [shapes[g].count], what a squared step of each counts in measured error. All passes are coded. Tells `observer`, if
-// not null, of every decision.
+// not null, of every decision. `plain`: without vector kernels, which change nothing but the time.
 [[nodiscard]] TileCode EncodeTile(TileKind kind, std::uint32_t columns, std::uint32_t rows,
                                   std::span<const GroupShape> shapes, std::span<const std::vector<float>> targets,
                                   std::span<const std::vector<float>> weights,
-                                  const Quantiser& quantiser, ContextObserver* observer = nullptr);
+                                  const Quantiser& quantiser, ContextObserver* observer = nullptr,
+                                  bool plain = false);
 
 // Decodes further passes of a tile as its code arrives.
 class TileDecoder {

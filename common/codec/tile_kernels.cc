@@ -1,7 +1,8 @@
 // Compiled once for each target of Google Highway, and chosen when the program runs. All arithmetic is on integers that
-// do not overflow, in the definition of FORMAT.md: the order of sums does not matter. With HOLO_PLAIN_KERNELS the plain
-// decoder in tile_coder.cc is all there is.
-#include "common/codec/decode_kernels.h"
+// do not overflow, in the definition of FORMAT.md: the order of sums does not matter. What the encoder weighs in floating
+// point stays in tile_target.h's functions, as targets may round it differently. With HOLO_PLAIN_KERNELS the plain coder
+// in tile_coder.cc is all there is.
+#include "common/codec/tile_kernels.h"
 
 #ifdef HOLO_PLAIN_KERNELS
 
@@ -16,6 +17,7 @@ void LowerPlanes(TileState&, int) {}
 std::size_t DecodePatches(const Pass&, entropy::RangeDecoder&, std::size_t first) {
   return first;
 }
+void EncodePatches(const Pass&, Encoding&) {}
 
 }  // namespace holo::codec
 
@@ -27,7 +29,7 @@ std::size_t DecodePatches(const Pass&, entropy::RangeDecoder&, std::size_t first
 // Vectors whose length is unknown when compiling do not fit registers that hold a band.
 #define HWY_DISABLED_TARGETS (HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "common/codec/decode_kernels.cc"
+#define HWY_TARGET_INCLUDE "common/codec/tile_kernels.cc"
 #include "hwy/foreach_target.h"  // includes this file again for each target
 // must come after it
 #include "hwy/highway.h"
@@ -43,9 +45,10 @@ bool Works() {
   return false;
 }
 void Lower(TileState&, int) {}
-std::size_t Patches(const Pass&, entropy::RangeDecoder&, std::size_t first) {
+std::size_t Decode(const Pass&, entropy::RangeDecoder&, std::size_t first) {
   return first;
 }
+void Encode(const Pass&, Encoding&) {}
 
 #else
 
@@ -185,9 +188,79 @@ struct PatchContexts {
 // From 15 - i on, the strength of a 1 at i and nothing else.
 alignas(32) constexpr std::int8_t kOneStrength[32] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2};
 
-template <std::size_t kBlocks>
-HWY_INLINE void DecodePatch(const Pass& pass, const Constants& constants, std::size_t cell, bool fresh,
-                            entropy::RangeDecoder::Burst& burst) {
+// The two directions. What one knows it tells; both return what is coded.
+class Decoding {
+ public:
+  explicit Decoding(entropy::RangeDecoder& decoder) : burst_(decoder) {}
+  void Return(entropy::RangeDecoder& decoder) const { burst_.Return(decoder); }
+
+  [[nodiscard]] HWY_INLINE bool Holds(std::size_t decisions) const { return burst_.Holds(decisions); }
+  [[nodiscard]] HWY_INLINE bool Active(std::size_t, entropy::Probability& context) { return burst_.Code(context); }
+  [[nodiscard]] HWY_INLINE bool Significant(std::size_t, std::size_t, bool, entropy::Probability& context) {
+    return burst_.Code(context);
+  }
+  // 1 for a negative coefficient; coded is that or, if `inverted` is 1, its opposite.
+  [[nodiscard]] HWY_INLINE std::uint32_t Negative(std::size_t, std::size_t, std::uint32_t inverted,
+                                                  entropy::Probability& context) {
+    return (burst_.CodeMask(context) & 1) ^ inverted;
+  }
+  // The next bit.
+  [[nodiscard]] HWY_INLINE std::uint32_t Refinement(std::size_t, std::size_t, entropy::Probability& context) {
+    return burst_.CodeMask(context) & 1;
+  }
+  HWY_INLINE void Tell(std::size_t, std::size_t, std::uint32_t, std::uint32_t) {}
+
+ private:
+  entropy::RangeDecoder::Burst burst_;
+};
+
+class Coding {
+ public:
+  Coding(const Pass& pass, Encoding& encoding)
+      : pass_(pass), encoding_(encoding), values_(encoding.target->values.data()) {}
+
+  [[nodiscard]] static bool Holds(std::size_t) { return true; }
+  [[nodiscard]] HWY_INLINE bool Active(std::size_t cell, entropy::Probability& context) {
+    const bool bit = BecomesActive(pass_, encoding_, cell, context);
+    encoding_.encoder.Code(bit, context);
+    return bit;
+  }
+  [[nodiscard]] HWY_INLINE bool Significant(std::size_t cell, std::size_t i, bool fresh,
+                                            entropy::Probability& context) {
+    const bool bit = (ValueOf(cell, i) >> 1 >> pass_.plane & 1) != 0 &&
+                     (pass_.plane > 0 || BecomesSignificant(pass_, encoding_, cell, i, fresh, context));
+    encoding_.encoder.Code(bit, context);
+    return bit;
+  }
+  [[nodiscard]] HWY_INLINE std::uint32_t Negative(std::size_t cell, std::size_t i, std::uint32_t inverted,
+                                                  entropy::Probability& context) {
+    const std::uint32_t negative = ValueOf(cell, i) & 1;
+    encoding_.encoder.Code(negative != inverted, context);
+    return negative;
+  }
+  [[nodiscard]] HWY_INLINE std::uint32_t Refinement(std::size_t cell, std::size_t i, entropy::Probability& context) {
+    const std::uint32_t bit = ValueOf(cell, i) >> 1 >> pass_.plane & 1;
+    encoding_.encoder.Code(bit != 0, context);
+    return bit;
+  }
+  // That more is known of a magnitude.
+  HWY_INLINE void Tell(std::size_t cell, std::size_t i, std::uint32_t before, std::uint32_t after) {
+    Count(pass_, encoding_, cell, i, before, after);
+  }
+
+ private:
+  [[nodiscard]] HWY_INLINE std::uint32_t ValueOf(std::size_t cell, std::size_t i) const {
+    return values_[cell * pass_.band.shape.count + i];
+  }
+
+  const Pass& pass_;
+  Encoding& encoding_;
+  const std::uint32_t* values_;
+};
+
+// One patch of a pass that tells what becomes significant.
+template <std::size_t kBlocks, class Coder>
+HWY_INLINE void CodePatch(const Pass& pass, const Constants& constants, std::size_t cell, bool fresh, Coder& coder) {
   const Scores d;
   const BandModel& model = pass.model;
   GroupState& group = pass.group;
@@ -253,7 +326,7 @@ HWY_INLINE void DecodePatch(const Pass& pass, const Constants& constants, std::s
     const auto i = static_cast<std::size_t>(std::countr_zero(left));
     left &= left - 1;
     const bool implied = fresh && i + 1 == count;  // the patch is active, and it was none of the others
-    if (!implied && !burst.Code(constants.contexts[contexts.indices[i]])) {
+    if (!implied && !coder.Significant(cell, i, fresh, constants.contexts[contexts.indices[i]])) {
       zeros |= std::uint32_t{1} << i;
       continue;
     }
@@ -267,8 +340,10 @@ HWY_INLINE void DecodePatch(const Pass& pass, const Constants& constants, std::s
     const std::size_t row = shape.first_row + std::min<std::size_t>(i, shape.last_row - shape.first_row);
     const std::uint32_t inverted = sum < 0 ? 1 : 0;
     const std::size_t at = kSignAt + row * kSignContexts + static_cast<std::size_t>(sum < 0 ? -sum : sum);
-    const std::uint32_t negative = (burst.CodeMask(constants.contexts[at]) & 1) ^ inverted;
-    group.magnitudes.Set(first + i, std::uint32_t{1} << pass.plane);
+    const std::uint32_t negative = coder.Negative(cell, i, inverted, constants.contexts[at]);
+    const std::uint32_t magnitude = std::uint32_t{1} << pass.plane;
+    group.magnitudes.Set(first + i, magnitude);
+    coder.Tell(cell, i, 0, magnitude);
     constexpr std::int8_t kStrength = 2;  // StrengthOf(1)
     mine = hn::Or(mine, hn::LoadU(bytes, kOneStrength + 15 - i));
     signs.nonzero |= std::uint64_t{1} << k;
@@ -299,9 +374,8 @@ HWY_INLINE void DecodePatch(const Pass& pass, const Constants& constants, std::s
 }
 
 // The next bits of what was significant before this plane: of which the strength is more than that of a 1.
-template <std::size_t kBlocks>
-HWY_INLINE void RefinePatch(const Pass& pass, const Constants& constants, std::size_t cell,
-                            entropy::RangeDecoder::Burst& burst) {
+template <std::size_t kBlocks, class Coder>
+HWY_INLINE void RefinePatch(const Pass& pass, const Constants& constants, std::size_t cell, Coder& coder) {
   const Scores d;
   const BandShape& shape = pass.band.shape;
   const std::size_t first = cell * pass.group.stride + shape.first_k;
@@ -334,7 +408,9 @@ HWY_INLINE void RefinePatch(const Pass& pass, const Constants& constants, std::s
     const std::uint32_t magnitude = magnitudes.Get(first + i);
     const bool large = (magnitude >> pass.plane >> 1) >= 4;
     const std::size_t at = large ? contexts_at + 5 : static_cast<std::size_t>(indices[i]);
-    magnitudes.Set(first + i, magnitude | (burst.CodeMask(constants.contexts[at]) & 1) << pass.plane);
+    const std::uint32_t after = magnitude | coder.Refinement(cell, i, constants.contexts[at]) << pass.plane;
+    magnitudes.Set(first + i, after);
+    coder.Tell(cell, i, magnitude, after);
   }
 }
 
@@ -366,10 +442,10 @@ HWY_INLINE void ActiveScores(const Pass& pass, std::size_t begin, std::size_t en
 }
 
 // A pass that is of active patches only, over the cells from `begin` to `end` in a row. Returns the cell at which it
-// stopped as `burst` may not hold enough for one more patch.
-template <std::size_t kBlocks>
+// stopped as `coder` may not hold enough for one more patch.
+template <std::size_t kBlocks, class Coder>
 HWY_INLINE std::size_t ActivePatchesOf(const Pass& pass, const Constants& constants, std::size_t begin, std::size_t end,
-                                       std::size_t decisions, entropy::RangeDecoder::Burst& burst) {
+                                       std::size_t decisions, Coder& coder) {
   const Cells d;
   for (std::size_t at = begin; at < end; at += 16) {
     const auto activity = hn::LoadU(d, reinterpret_cast<const std::int8_t*>(pass.band.active.data() + at));
@@ -377,40 +453,40 @@ HWY_INLINE std::size_t ActivePatchesOf(const Pass& pass, const Constants& consta
     if (end - at < 16) left &= (1u << (end - at)) - 1;
     for (; left != 0; left &= left - 1) {
       const std::size_t cell = at + static_cast<std::size_t>(std::countr_zero(left));
-      if (!burst.Holds(decisions)) return cell;
+      if (!coder.Holds(decisions)) return cell;
       if (pass.kind == PassKind::kRefinement) {
-        RefinePatch<kBlocks>(pass, constants, cell, burst);
+        RefinePatch<kBlocks>(pass, constants, cell, coder);
       } else {
-        DecodePatch<kBlocks>(pass, constants, cell, false, burst);
+        CodePatch<kBlocks>(pass, constants, cell, false, coder);
       }
     }
   }
   return end;
 }
 
-template <std::size_t kBlocks>
-std::size_t PatchesOf(const Pass& pass, const Constants& constants, entropy::RangeDecoder& decoder, std::size_t first) {
+// The patches from `first` on; returns the first one that is not coded.
+template <std::size_t kBlocks, class Coder>
+HWY_INLINE std::size_t PatchesOf(const Pass& pass, const Constants& constants, std::size_t first, Coder& coder) {
   const TileState& tile = pass.tile;
   const std::size_t patches = std::size_t{tile.rows} * tile.columns;
   const std::size_t decisions = 2 * pass.band.shape.count + 1;
   const std::int8_t* weights = pass.model.active;
   const bool also_inactive = pass.kind == PassKind::kActive || pass.kind == PassKind::kRest;
   std::array<std::int16_t, kMaxTileColumns + 16> row_scores;
-  entropy::RangeDecoder::Burst burst(decoder);
   std::size_t patch = first;
-  while (patch < patches && burst.Holds(decisions)) {
+  while (patch < patches && coder.Holds(decisions)) {
     const auto column = static_cast<std::uint32_t>(patch % tile.columns);
     const std::size_t begin = tile.CellOf(column, static_cast<std::uint32_t>(patch / tile.columns));
     const std::size_t end = begin + tile.columns - column;
     if (!also_inactive) {
-      const std::size_t stop = ActivePatchesOf<kBlocks>(pass, constants, begin, end, decisions, burst);
+      const std::size_t stop = ActivePatchesOf<kBlocks>(pass, constants, begin, end, decisions, coder);
       patch += stop - begin;
       if (stop != end) break;
       continue;
     }
     ActiveScores(pass, begin, end, row_scores.data());
     for (std::size_t cell = begin; cell < end; ++cell, ++patch) {
-      if (!burst.Holds(decisions)) break;
+      if (!coder.Holds(decisions)) break;
       Activity& active = pass.band.active[cell];
       bool fresh = false;
       if (active == Activity::kYes) {
@@ -425,24 +501,39 @@ std::size_t PatchesOf(const Pass& pass, const Constants& constants, entropy::Ran
         const std::size_t level = activity::LevelOf(score);
         if (pass.kind == PassKind::kActive && level < activity::kLikely) continue;
         const std::size_t at = kActiveAt + pass.band.shape.context_class * activity::kLevels + level;
-        if (!burst.Code(constants.contexts[at])) {
+        if (!coder.Active(cell, constants.contexts[at])) {
           if (pass.kind == PassKind::kActive) active = Activity::kSeenNo;
           continue;
         }
         active = Activity::kYes;
         fresh = true;
       }
-      DecodePatch<kBlocks>(pass, constants, cell, fresh, burst);
+      CodePatch<kBlocks>(pass, constants, cell, fresh, coder);
     }
   }
-  burst.Return(decoder);
   return patch;
 }
 
-std::size_t Patches(const Pass& pass, entropy::RangeDecoder& decoder, std::size_t first) {
-  const Constants constants(pass);
-  return pass.model.columns == kVector ? PatchesOf<1>(pass, constants, decoder, first)
-                                       : PatchesOf<2>(pass, constants, decoder, first);
+template <std::size_t kBlocks>
+std::size_t DecodeOf(const Pass& pass, entropy::RangeDecoder& decoder, std::size_t first) {
+  Decoding decoding(decoder);
+  const std::size_t next = PatchesOf<kBlocks>(pass, Constants(pass), first, decoding);
+  decoding.Return(decoder);
+  return next;
+}
+
+std::size_t Decode(const Pass& pass, entropy::RangeDecoder& decoder, std::size_t first) {
+  return pass.model.columns == kVector ? DecodeOf<1>(pass, decoder, first) : DecodeOf<2>(pass, decoder, first);
+}
+
+template <std::size_t kBlocks>
+void EncodeOf(const Pass& pass, Encoding& encoding) {
+  Coding coding(pass, encoding);
+  (void)PatchesOf<kBlocks>(pass, Constants(pass), 0, coding);
+}
+
+void Encode(const Pass& pass, Encoding& encoding) {
+  return pass.model.columns == kVector ? EncodeOf<1>(pass, encoding) : EncodeOf<2>(pass, encoding);
 }
 
 #endif
@@ -458,7 +549,8 @@ namespace holo::codec {
 
 HWY_EXPORT(Works);
 HWY_EXPORT(Lower);
-HWY_EXPORT(Patches);
+HWY_EXPORT(Decode);
+HWY_EXPORT(Encode);
 
 bool CanUseKernels(const TileState& tile) {
   bool fits = HWY_DYNAMIC_DISPATCH(Works)() && tile.columns <= kMaxTileColumns;
@@ -488,7 +580,11 @@ void LowerPlanes(TileState& tile, int slot) {
 }
 
 std::size_t DecodePatches(const Pass& pass, entropy::RangeDecoder& decoder, std::size_t first) {
-  return HWY_DYNAMIC_DISPATCH(Patches)(pass, decoder, first);
+  return HWY_DYNAMIC_DISPATCH(Decode)(pass, decoder, first);
+}
+
+void EncodePatches(const Pass& pass, Encoding& encoding) {
+  HWY_DYNAMIC_DISPATCH(Encode)(pass, encoding);
 }
 
 }  // namespace holo::codec

@@ -1,10 +1,10 @@
-// Parts of tile_coder.cc with vector instructions, for groups of at most 64 coefficients a patch: what is decoded and
+// Parts of tile_coder.cc with vector instructions, for groups of at most 64 coefficients a patch: what is coded and
 // every bit of the state are the same. Private to codec/.
 #pragma once
 
 #include <cstddef>
 
-#include "common/codec/tile_pass.h"
+#include "common/codec/tile_target.h"
 
 namespace holo::codec {
 
@@ -23,5 +23,8 @@ void LowerPlanes(TileState& tile, int slot);
 // Decodes patches of the pass from `first` on, row by row, while their bytes are sure to be there; returns the first
 // one that is not decoded.
 [[nodiscard]] std::size_t DecodePatches(const Pass& pass, entropy::RangeDecoder& decoder, std::size_t first);
+
+// Encodes all patches of the pass. Not for an observer.
+void EncodePatches(const Pass& pass, Encoding& encoding);
 
 }  // namespace holo::codec
