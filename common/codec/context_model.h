@@ -85,6 +85,7 @@ inline constexpr std::size_t kLikely = 22;  // from this level up: see PassKind
 [[nodiscard]] inline std::size_t LevelOf(int score) {
   return static_cast<std::size_t>(std::clamp((score >> 4) + 22, 0, static_cast<int>(kLevels) - 1));
 }
+inline constexpr int kLeastLikely = (static_cast<int>(kLikely) - 22) * 16;  // score of that level
 [[nodiscard]] inline std::size_t RowOf(TileKind kind, std::uint32_t family, std::uint32_t band) {
   switch (kind) {
     case TileKind::kPicture:

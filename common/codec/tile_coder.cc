@@ -63,7 +63,7 @@ int ActiveScore(const Pass& pass, std::size_t cell) {
   }
   if (pass.luma_band != nullptr) score += weights[activity::kLuma + pass.luma_band->levels[cell]];
   if (pass.other_band != nullptr) score += weights[activity::kOther + pass.other_band->levels[cell]];
-  if (pass.sum_weights != nullptr) return score + pass.group.sums[cell * kMaxSums + pass.band.shape.index];
+  if (pass.sum_weights != nullptr) return score + pass.group.SumsOf(pass.band.shape.index)[cell];
   const std::int8_t* strengths = pass.group.strengths.data() + cell * pass.group.stride;
   for (std::uint64_t left = pass.group.SignsOf(cell, 0).nonzero; left != 0; left &= left - 1) {
     const auto k = static_cast<std::size_t>(std::countr_zero(left));
@@ -144,11 +144,10 @@ void AddInside(const BandModel& model, std::size_t k, int more, std::int16_t* sc
 
 // What a strength of 1's, new in the patch, adds to the scores of "becomes active".
 void AddToSums(const Pass& pass, std::size_t cell, std::size_t k) {
-  std::int16_t* sums = pass.group.sums.data() + cell * kMaxSums;
+  std::array<std::int16_t, kMaxSums> more;
   const std::int16_t* weights = pass.sum_weights + k * kMaxSums;
-  for (std::size_t band = 0; band < kMaxSums; ++band) {
-    sums[band] = static_cast<std::int16_t>(sums[band] + StrengthOf(1) * weights[band]);
-  }
+  for (std::size_t b = 0; b < kMaxSums; ++b) more[b] = static_cast<std::int16_t>(StrengthOf(1) * weights[b]);
+  pass.group.AddToSums(cell, more.data());
 }
 
 std::size_t RefinementContext(const Pass& pass, std::size_t cell, std::size_t i) {
@@ -584,6 +583,7 @@ TileState::TileState(TileKind kind_in, std::uint32_t columns_in, std::uint32_t r
     band.active.assign(cells + kCellAlignment, Activity::kNo);
     band.levels.assign(cells + kCellAlignment, 0);
     bands.push_back(std::move(band));
+    ++groups[shape.group].bands;
   }
 }
 

@@ -133,13 +133,21 @@ struct GroupState {
   };
   std::size_t words = 0;     // Signs of a cell
   std::vector<Signs> signs;  // [cells, words]
-  // [cells, kMaxSums] what a patch's own strengths add to the score of "becomes active" of each band; empty where
+  std::size_t bands = 0;
+  // [bands, sum_stride] what a cell's own strengths add to the score of "becomes active" of each band; empty where
   // tile_kernels.h is not used.
   std::vector<std::int16_t> sums;
+  std::size_t sum_stride = 0;  // cells, and then some
 
   [[nodiscard]] std::size_t cells() const { return signs.size() / words; }
   [[nodiscard]] Signs& SignsOf(std::size_t cell, std::size_t k) { return signs[cell * words + k / 64]; }
   [[nodiscard]] const Signs& SignsOf(std::size_t cell, std::size_t k) const { return signs[cell * words + k / 64]; }
+  [[nodiscard]] const std::int16_t* SumsOf(std::size_t band) const { return sums.data() + band * sum_stride; }
+  // `more` is [kMaxSums].
+  void AddToSums(std::size_t cell, const std::int16_t* more) {
+    std::int16_t* at = sums.data() + cell;
+    for (std::size_t b = 0; b < bands; ++b, at += sum_stride) *at = static_cast<std::int16_t>(*at + more[b]);
+  }
   [[nodiscard]] static std::uint64_t BitOf(std::size_t k) { return std::uint64_t{1} << k % 64; }
 };
 

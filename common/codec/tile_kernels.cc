@@ -23,6 +23,7 @@ void EncodePatches(const Pass&, Encoding&) {}
 
 #else
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 
@@ -65,16 +66,6 @@ bool Works() {
 
 HWY_INLINE ScoreVector LoadStrengths(const std::int8_t* from) {
   return hn::PromoteTo(Scores(), hn::LoadU(Strengths(), from));
-}
-
-// Adds what a change of strength k by `more` means for "becomes active" of the patch's bands.
-HWY_INLINE void AddToSums(const std::int16_t* weights, std::size_t k, std::int16_t more, std::int16_t* sums) {
-  const Scores d;
-  const auto times = hn::Set(d, more);
-  for (std::size_t at = 0; at < kMaxSums; at += kVector) {
-    const auto added = hn::Mul(times, hn::LoadU(d, weights + k * kMaxSums + at));
-    hn::StoreU(hn::Add(hn::LoadU(d, sums + at), added), d, sums + at);
-  }
 }
 
 // Sums at most 16 strengths: those of which the masks tell.
@@ -142,10 +133,13 @@ struct Constants {
     }
     const auto stride = static_cast<std::ptrdiff_t>(pass.group.stride);
     for (std::size_t n = 0; n < kAround; ++n) distances[n] = pass.around[n] * stride;
+    const std::int8_t* of_left = pass.model.active + activity::kNeighbours;
+    most_left = *std::max_element(of_left, of_left + 8);
   }
 
   BandSum band_sum;
   entropy::Probability* contexts;
+  int most_left;  // that the left neighbour can add to a score of "becomes active"
   std::array<std::ptrdiff_t, kAround> distances;  // to strengths of patches around
   std::array<std::int16_t, kMaxBlocks * kVector> significance_at{};
   std::array<std::int16_t, 3 * kMaxBlocks * kVector> luma{};
@@ -280,7 +274,6 @@ HWY_INLINE void CodePatch(const Pass& pass, const Constants& constants, std::siz
   if (open == 0) return;
   std::int8_t* const own = group.strengths.data() + cell * group.stride;
   std::int8_t* const strengths = own + first_k;
-  std::int16_t* const sums = group.sums.data() + cell * kMaxSums;
 
   PatchContexts<kBlocks> contexts;
   for (std::size_t b = 0; b < kBlocks; ++b) {
@@ -322,6 +315,8 @@ HWY_INLINE void CodePatch(const Pass& pass, const Constants& constants, std::siz
   const hn::FixedTag<std::int8_t, kColumns> bytes;
   auto mine = hn::LoadU(bytes, strengths);
   std::uint32_t zeros = 0;
+  auto sums_low = hn::Zero(d);
+  auto sums_high = hn::Zero(d);
   while (left != 0) {
     const auto i = static_cast<std::size_t>(std::countr_zero(left));
     left &= left - 1;
@@ -354,8 +349,9 @@ HWY_INLINE void CodePatch(const Pass& pass, const Constants& constants, std::siz
         contexts.scores[b] = hn::Sub(contexts.scores[b], hn::LoadU(d, model.fresh.data() + b * kVector));
       }
     }
-    AddToSums(pass.sum_weights, k, kStrength, sums);
     const auto times = hn::Set(d, kStrength);
+    sums_low = hn::Add(sums_low, hn::Mul(times, hn::LoadU(d, pass.sum_weights + k * kMaxSums)));
+    sums_high = hn::Add(sums_high, hn::Mul(times, hn::LoadU(d, pass.sum_weights + k * kMaxSums + kVector)));
     for (std::size_t b = 0; b < kBlocks; ++b) {
       contexts.scores[b] = hn::Add(contexts.scores[b],
                                    hn::Mul(times, hn::LoadU(d, model.patch.data() + k * kColumns + b * kVector)));
@@ -367,6 +363,11 @@ HWY_INLINE void CodePatch(const Pass& pass, const Constants& constants, std::siz
   }
   if (likely) signs.seen |= std::uint64_t{zeros} << first_k;
   if (!changed) return;
+  static_assert(kMaxSums == 2 * kVector);
+  alignas(16) std::int16_t sums[kMaxSums];
+  hn::Store(sums_low, d, sums);
+  hn::Store(sums_high, d, sums + kVector);
+  group.AddToSums(cell, sums);
   hn::StoreU(mine, bytes, strengths);
   const auto words = hn::BitCast(hn::FixedTag<std::uint64_t, kBlocks>(), mine);
   pass.band.levels[cell] =
@@ -414,104 +415,127 @@ HWY_INLINE void RefinePatch(const Pass& pass, const Constants& constants, std::s
   }
 }
 
-// The scores of "becomes active" of the cells from `begin` to `end` in a row, without the left neighbour and the patch
-// itself.
-HWY_INLINE void ActiveScores(const Pass& pass, std::size_t begin, std::size_t end, std::int16_t* scores) {
-  const Scores d;
-  const Cells cells;
-  const std::int8_t* weights = pass.model.active;
-  const auto add = [&](std::size_t at, const std::vector<std::uint8_t>& levels, std::ptrdiff_t distance,
-                       std::size_t table, hn::Vec<Scores>& low, hn::Vec<Scores>& high) HWY_ATTR {
-    const auto level = hn::LoadU(cells, reinterpret_cast<const std::int8_t*>(
-                                            levels.data() + static_cast<std::ptrdiff_t>(at) + distance));
-    const auto weight = hn::TableLookupBytes(hn::LoadU(cells, weights + table), level);
-    low = hn::Add(low, hn::PromoteTo(d, hn::LowerHalf(weight)));
-    high = hn::Add(high, hn::PromoteTo(d, hn::UpperHalf(hn::Half<Cells>(), weight)));
-  };
-  for (std::size_t at = begin; at < end; at += 16) {
-    auto low = hn::Set(d, weights[activity::kBias]);
-    auto high = low;
+// The scores of "becomes active" of 16 cells from `at` on, without the left neighbour.
+struct ActiveScores {
+  ScoreVector low;
+  ScoreVector high;
+
+  HWY_INLINE ActiveScores(const Pass& pass, std::size_t at) {
+    const Scores d;
+    const Cells cells;
+    const std::int8_t* weights = pass.model.active;
+    low = high = hn::Set(d, weights[activity::kBias]);
+    const auto add = [&](const std::vector<std::uint8_t>& levels, std::ptrdiff_t distance, std::size_t table) HWY_ATTR {
+      const auto level = hn::LoadU(cells, reinterpret_cast<const std::int8_t*>(
+                                              levels.data() + static_cast<std::ptrdiff_t>(at) + distance));
+      const auto weight = hn::TableLookupBytes(hn::LoadU(cells, weights + table), level);
+      low = hn::Add(low, hn::PromoteTo(d, hn::LowerHalf(weight)));
+      high = hn::Add(high, hn::PromoteTo(d, hn::UpperHalf(hn::Half<Cells>(), weight)));
+    };
     for (std::size_t n = 1; n < kAround; ++n) {
-      add(at, pass.band.levels, pass.around[n], activity::kNeighbours + n * 8, low, high);
+      add(pass.band.levels, pass.around[n], activity::kNeighbours + n * 8);
     }
-    if (pass.luma_band != nullptr) add(at, pass.luma_band->levels, 0, activity::kLuma, low, high);
-    if (pass.other_band != nullptr) add(at, pass.other_band->levels, 0, activity::kOther, low, high);
-    hn::StoreU(low, d, scores + (at - begin));
-    hn::StoreU(high, d, scores + (at - begin) + kVector);
+    if (pass.luma_band != nullptr) add(pass.luma_band->levels, 0, activity::kLuma);
+    if (pass.other_band != nullptr) add(pass.other_band->levels, 0, activity::kOther);
+    // Far from where levels end, a sum that is cut off does as well.
+    const std::int16_t* own = pass.group.SumsOf(pass.band.shape.index) + at;
+    low = hn::SaturatedAdd(low, hn::LoadU(d, own));
+    high = hn::SaturatedAdd(high, hn::LoadU(d, own + kVector));
   }
+  // A bit for each score that is at least `least` once `more` is added.
+  [[nodiscard]] HWY_INLINE std::uint32_t AtLeast(int least, int more) const {
+    const Scores d;
+    const auto below = hn::Set(d, static_cast<std::int16_t>(least - more - 1));
+    return BitsOf(d, hn::Gt(low, below)) | BitsOf(d, hn::Gt(high, below)) << kVector;
+  }
+};
+
+// A bit for each of 16 cells of which the activity is as told.
+HWY_INLINE std::uint32_t CellsThatAre(Activity activity, const Activity* first) {
+  const Cells d;
+  const auto there = hn::LoadU(d, reinterpret_cast<const std::int8_t*>(first));
+  return BitsOf(d, hn::Eq(there, hn::Set(d, static_cast<std::int8_t>(activity))));
 }
 
-// A pass that is of active patches only, over the cells from `begin` to `end` in a row. Returns the cell at which it
-// stopped as `coder` may not hold enough for one more patch.
+// The cells from `begin` to `end` in a row, at most 16, of a pass that is of active patches only. Returns the cell at
+// which it stopped as `coder` may not hold enough for one more patch.
 template <std::size_t kBlocks, class Coder>
-HWY_INLINE std::size_t ActivePatchesOf(const Pass& pass, const Constants& constants, std::size_t begin, std::size_t end,
-                                       std::size_t decisions, Coder& coder) {
-  const Cells d;
-  for (std::size_t at = begin; at < end; at += 16) {
-    const auto activity = hn::LoadU(d, reinterpret_cast<const std::int8_t*>(pass.band.active.data() + at));
-    std::uint32_t left = BitsOf(d, hn::Eq(activity, hn::Set(d, static_cast<std::int8_t>(Activity::kYes))));
-    if (end - at < 16) left &= (1u << (end - at)) - 1;
-    for (; left != 0; left &= left - 1) {
-      const std::size_t cell = at + static_cast<std::size_t>(std::countr_zero(left));
-      if (!coder.Holds(decisions)) return cell;
-      if (pass.kind == PassKind::kRefinement) {
-        RefinePatch<kBlocks>(pass, constants, cell, coder);
-      } else {
-        CodePatch<kBlocks>(pass, constants, cell, false, coder);
-      }
+HWY_INLINE std::size_t CodeActive(const Pass& pass, const Constants& constants, std::size_t begin, std::size_t end,
+                                  std::size_t decisions, Coder& coder) {
+  std::uint32_t left = CellsThatAre(Activity::kYes, pass.band.active.data() + begin) & ((1u << (end - begin)) - 1);
+  for (; left != 0; left &= left - 1) {
+    const std::size_t cell = begin + static_cast<std::size_t>(std::countr_zero(left));
+    if (!coder.Holds(decisions)) return cell;
+    if (pass.kind == PassKind::kRefinement) {
+      RefinePatch<kBlocks>(pass, constants, cell, coder);
+    } else {
+      CodePatch<kBlocks>(pass, constants, cell, false, coder);
     }
   }
   return end;
+}
+
+// The same of a pass that is of other patches, too.
+template <std::size_t kBlocks, class Coder>
+HWY_INLINE std::size_t CodeAny(const Pass& pass, const Constants& constants, std::size_t begin, std::size_t end,
+                               std::size_t decisions, Coder& coder) {
+  Activity* const active = pass.band.active.data() + begin;
+  const std::uint32_t all = (1u << (end - begin)) - 1;
+  const bool rest = pass.kind == PassKind::kRest;
+  std::uint32_t left = CellsThatAre(rest ? Activity::kNo : Activity::kYes, active) & all;
+  std::uint32_t seen = rest ? CellsThatAre(Activity::kSeenNo, active) & all : 0;
+  alignas(16) std::int16_t scores[2 * kVector];
+  if (!rest || left != 0) {
+    const ActiveScores row(pass, begin);
+    hn::Store(row.low, Scores(), scores);
+    hn::Store(row.high, Scores(), scores + kVector);
+    if (!rest) left |= row.AtLeast(activity::kLeastLikely, constants.most_left) & all;
+  }
+  std::size_t stop = end;
+  for (; left != 0; left &= left - 1) {
+    const auto i = static_cast<std::size_t>(std::countr_zero(left));
+    const std::size_t cell = begin + i;
+    if (!coder.Holds(decisions)) {
+      stop = cell;
+      seen &= (1u << i) - 1;
+      break;
+    }
+    const bool fresh = active[i] != Activity::kYes;
+    if (fresh) {
+      const int score = scores[i] + pass.model.active[activity::kNeighbours + pass.band.levels[cell - 1]];
+      const std::size_t level = activity::LevelOf(score);
+      if (!rest && level < activity::kLikely) continue;
+      const std::size_t at = kActiveAt + pass.band.shape.context_class * activity::kLevels + level;
+      if (!coder.Active(cell, constants.contexts[at])) {
+        if (!rest) active[i] = Activity::kSeenNo;
+        continue;
+      }
+      active[i] = Activity::kYes;
+    }
+    CodePatch<kBlocks>(pass, constants, cell, fresh, coder);
+  }
+  for (; seen != 0; seen &= seen - 1) active[std::countr_zero(seen)] = Activity::kNo;
+  return stop;
 }
 
 // The patches from `first` on; returns the first one that is not coded.
 template <std::size_t kBlocks, class Coder>
 HWY_INLINE std::size_t PatchesOf(const Pass& pass, const Constants& constants, std::size_t first, Coder& coder) {
   const TileState& tile = pass.tile;
-  const std::size_t patches = std::size_t{tile.rows} * tile.columns;
   const std::size_t decisions = 2 * pass.band.shape.count + 1;
-  const std::int8_t* weights = pass.model.active;
-  const bool also_inactive = pass.kind == PassKind::kActive || pass.kind == PassKind::kRest;
-  std::array<std::int16_t, kMaxTileColumns + 16> row_scores;
-  std::size_t patch = first;
-  while (patch < patches && coder.Holds(decisions)) {
-    const auto column = static_cast<std::uint32_t>(patch % tile.columns);
-    const std::size_t begin = tile.CellOf(column, static_cast<std::uint32_t>(patch / tile.columns));
-    const std::size_t end = begin + tile.columns - column;
-    if (!also_inactive) {
-      const std::size_t stop = ActivePatchesOf<kBlocks>(pass, constants, begin, end, decisions, coder);
-      patch += stop - begin;
-      if (stop != end) break;
-      continue;
-    }
-    ActiveScores(pass, begin, end, row_scores.data());
-    for (std::size_t cell = begin; cell < end; ++cell, ++patch) {
-      if (!coder.Holds(decisions)) break;
-      Activity& active = pass.band.active[cell];
-      bool fresh = false;
-      if (active == Activity::kYes) {
-        if (pass.kind == PassKind::kRest) continue;
-      } else {
-        if (active == Activity::kSeenNo) {
-          active = Activity::kNo;
-          continue;
-        }
-        const int score = row_scores[cell - begin] + weights[activity::kNeighbours + pass.band.levels[cell - 1]] +
-                          pass.group.sums[cell * kMaxSums + pass.band.shape.index];
-        const std::size_t level = activity::LevelOf(score);
-        if (pass.kind == PassKind::kActive && level < activity::kLikely) continue;
-        const std::size_t at = kActiveAt + pass.band.shape.context_class * activity::kLevels + level;
-        if (!coder.Active(cell, constants.contexts[at])) {
-          if (pass.kind == PassKind::kActive) active = Activity::kSeenNo;
-          continue;
-        }
-        active = Activity::kYes;
-        fresh = true;
-      }
-      CodePatch<kBlocks>(pass, constants, cell, fresh, coder);
+  const bool only_active = pass.kind == PassKind::kLikely || pass.kind == PassKind::kRefinement;
+  std::size_t column = first % tile.columns;
+  for (std::size_t row = first / tile.columns; row < tile.rows; ++row, column = 0) {
+    const std::size_t row_begin = tile.CellOf(0, static_cast<std::uint32_t>(row));
+    const std::size_t row_end = row_begin + tile.columns;
+    for (std::size_t begin = row_begin + column; begin < row_end; begin += 16) {
+      const std::size_t end = std::min(begin + 16, row_end);
+      const std::size_t stop = only_active ? CodeActive<kBlocks>(pass, constants, begin, end, decisions, coder)
+                                           : CodeAny<kBlocks>(pass, constants, begin, end, decisions, coder);
+      if (stop != end) return row * tile.columns + (stop - row_begin);
     }
   }
-  return patch;
+  return std::size_t{tile.rows} * tile.columns;
 }
 
 template <std::size_t kBlocks>
@@ -559,7 +583,10 @@ bool CanUseKernels(const TileState& tile) {
 }
 
 void UseKernels(TileState& tile) {
-  for (GroupState& group : tile.groups) group.sums.assign(group.signs.size() * kMaxSums, 0);
+  for (GroupState& group : tile.groups) {
+    group.sum_stride = group.cells() + kMaxSums;
+    group.sums.assign(group.bands * group.sum_stride, 0);
+  }
 }
 
 void Resum(GroupState& group, TileKind kind, std::uint32_t family, std::size_t cell) {
@@ -572,7 +599,7 @@ void Resum(GroupState& group, TileKind kind, std::uint32_t family, std::size_t c
       sums[b] = static_cast<std::int16_t>(sums[b] + weights[k * kMaxSums + b] * strengths[k]);
     }
   }
-  std::copy(sums.begin(), sums.end(), group.sums.begin() + static_cast<std::ptrdiff_t>(cell * kMaxSums));
+  for (std::size_t b = 0; b < group.bands; ++b) group.sums[b * group.sum_stride + cell] = sums[b];
 }
 
 void LowerPlanes(TileState& tile, int slot) {
