@@ -133,6 +133,8 @@ void Decoder::State::Decode(TileId id, Tile& tile) const {
   }
   tile.patches = std::make_shared<TilePatches>(MakePatches(header, layout, level, shape, tile.decoder->state()));
   tile.patches_layer = tile.decoded_layer;
+  // Nothing more can come.
+  if (tile.decoded_layer + 1 == static_cast<int>(header.layer_count)) tile.decoder.reset();
 }
 
 std::size_t Decoder::State::Tile::decoded_bytes() const {

@@ -519,13 +519,23 @@ void Magnitudes::Reset(std::size_t count, int planes) {
 }
 
 std::uint32_t Magnitudes::GetWide(std::size_t at) const {
-  std::uint32_t out = 0;
-  for (std::size_t i = 0; i < width_; ++i) out |= std::uint32_t{bytes_[at * width_ + i]} << 8 * i;
-  return out;
+  std::uint16_t two = 0;
+  std::uint32_t four = 0;
+  if (width_ == sizeof two) {
+    std::memcpy(&two, bytes_.data() + at * sizeof two, sizeof two);
+    return two;
+  }
+  std::memcpy(&four, bytes_.data() + at * sizeof four, sizeof four);
+  return four;
 }
 
 void Magnitudes::SetWide(std::size_t at, std::uint32_t magnitude) {
-  for (std::size_t i = 0; i < width_; ++i) bytes_[at * width_ + i] = static_cast<std::uint8_t>(magnitude >> 8 * i);
+  const auto two = static_cast<std::uint16_t>(magnitude);
+  if (width_ == sizeof two) {
+    std::memcpy(bytes_.data() + at * sizeof two, &two, sizeof two);
+  } else {
+    std::memcpy(bytes_.data() + at * sizeof magnitude, &magnitude, sizeof magnitude);
+  }
 }
 
 std::vector<BandShape> MakeBands(TileKind kind, std::span<const GroupShape> shapes) {
