@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <limits>
 #include <map>
 #include <memory>
 #include <string>
@@ -54,7 +55,8 @@ class Renderer {
   friend class LevelRows;
 
   // Of smoothing's windows at the patches of level 0 that they begin in; see Smoother::Limits.
-  void SetLimits(std::uint32_t channel, std::int64_t x, std::int64_t y, std::size_t count, std::int16_t* limits) const;
+  std::int64_t SetLimits(std::uint32_t channel, std::int64_t x, std::int64_t y, std::size_t count,
+                         std::int16_t* limits) const;
 
   [[nodiscard]] std::vector<Plane> TopSamples(std::uint32_t level, const Window& window) const;
   [[nodiscard]] const codec::TilePatches* Find(std::uint32_t level, std::uint32_t tile) const {
@@ -286,8 +288,8 @@ std::vector<Plane> Renderer::TopSamples(std::uint32_t level, const Window& windo
   return planes;
 }
 
-void Renderer::SetLimits(std::uint32_t channel, std::int64_t x, std::int64_t y, std::size_t count,
-                         std::int16_t* limits) const {
+std::int64_t Renderer::SetLimits(std::uint32_t channel, std::int64_t x, std::int64_t y, std::size_t count,
+                                 std::int16_t* limits) const {
   const container::Level& level = LevelAt(0);
   std::size_t g = 0;
   const auto& groups = state_.layout.groups;
@@ -314,6 +316,8 @@ void Renderer::SetLimits(std::uint32_t channel, std::int64_t x, std::int64_t y, 
     std::fill(limits + i, limits + last, static_cast<std::int16_t>(limit + 0.5f));
     i = last;
   }
+  const bool is_last = row + 1 == level.tiles_y;
+  return is_last ? std::numeric_limits<std::int64_t>::max() : (row + 1) * tile_px;
 }
 
 void Renderer::Stream(std::uint32_t level_index, std::uint32_t reduction, const Window& wanted, bool smooth,
@@ -342,7 +346,7 @@ void Renderer::Stream(std::uint32_t level_index, std::uint32_t reduction, const 
     if (!smooth) continue;
     one.smoother = std::make_unique<Smoother>(one.part, level.width, level.height, state_.header.layout.channels,
                                               pixels::MaxSample(state_.header.layout.sample_type),
-                                              [this](auto... where) { SetLimits(where...); });
+                                              [this](auto... where) { return SetLimits(where...); });
   }
   // Rows of tiles whose coefficients are held at a time.
   constexpr std::uint32_t kPatches = 1u << 17;

@@ -12,8 +12,7 @@ namespace {
 using container::kSmoothReach;
 static_assert(kSmoothReach == transform::kSmoothPx - 1);
 constexpr std::int64_t kReach = kSmoothReach;
-constexpr std::int64_t kKept = 8;  // rows
-// Of what all windows have removed from a sample: a window's inverse transform is what SmoothRow() adds, and sixteen
+// Of what all windows have removed from a sample: a window's inverse transform is what SmoothRows() adds, and sixteen
 // windows hold the sample.
 constexpr float kShare = 0.8f / 16;
 
@@ -41,14 +40,20 @@ Smoother::Smoother(const Window& window, std::uint32_t width, std::uint32_t heig
       stride_(samples_ + transform::kSmoothPadding),
       limits_of_(std::move(limits)),
       next_(static_cast<std::int64_t>(window.y0) - kReach),
+      smoothed_(next_),
       units_per_sample_(2 * transform::kSmoothUnits / range),
       rows_(std::size_t{channels} * kKept * stride_),
       units_(rows_.size()),
-      removed_(rows_.size()),
-      limits_(stride_),
-      scratch_(transform::SmoothScratch(samples_ - kSmoothReach)),
-      smoothed_(std::size_t{channels} * stride_),
-      out_(channels) {}
+      removed_(std::size_t{channels} * transform::kSmoothRows * stride_),
+      limits_(channels),
+      taken_(std::size_t{channels} * stride_),
+      out_(channels) {
+  for (std::uint32_t c = 0; c < channels; ++c) {
+    states_.emplace_back(samples_ - kSmoothReach);
+    for (std::vector<std::int16_t>& row : limits_[c].limits) row.resize(stride_);
+    limits_[c].end = next_ - kReach;
+  }
+}
 
 template <typename Sample>
 Sample* Smoother::RowOf(std::vector<Sample>& rows, std::uint32_t channel, std::int64_t y) const {
@@ -82,30 +87,47 @@ void Smoother::Add(std::uint32_t y, const float* const* rows, const Sink& sink) 
 
 void Smoother::Take(std::int64_t at, std::uint32_t y, const Sink& sink) {
   ++next_;
-  const std::int64_t top = at - kReach;  // of the windows that end here
-  const std::size_t count = samples_ - kSmoothReach;
+  for (std::uint32_t c = 0; at != y && c < channels_; ++c) {
+    std::copy_n(RowOf(units_, c, y), samples_, RowOf(units_, c, at));
+  }
+  const bool last = next_ == static_cast<std::int64_t>(window_.y1) + kReach;
+  if (last || next_ - smoothed_ == transform::kSmoothRows) Smooth(sink);
+}
+
+void Smoother::Smooth(const Sink& sink) {
+  const auto count = static_cast<std::uint32_t>(next_ - smoothed_);
+  const auto removed_row = [&](std::uint32_t channel, std::uint32_t i) {
+    return removed_.data() + (std::size_t{channel} * transform::kSmoothRows + i) * stride_;
+  };
   for (std::uint32_t c = 0; c < channels_; ++c) {
-    if (at != y) std::copy_n(RowOf(units_, c, y), samples_, RowOf(units_, c, at));
-    std::fill_n(RowOf(removed_, c, at), samples_, std::int16_t{0});
-    if (top < static_cast<std::int64_t>(window_.y0) - kReach) continue;
-    limits_of_(c, static_cast<std::int64_t>(window_.x0) - kReach, top, count, limits_.data());
-    const std::int16_t* rows[transform::kSmoothPx];
-    std::int16_t* removed[transform::kSmoothPx];
-    for (std::uint32_t i = 0; i < transform::kSmoothPx; ++i) {
-      rows[i] = RowOf(units_, c, top + i);
-      removed[i] = RowOf(removed_, c, top + i);
+    const std::int16_t* rows[transform::kSmoothRows];
+    const std::int16_t* limits[transform::kSmoothRows];
+    std::int16_t* removed[transform::kSmoothRows];
+    for (std::uint32_t i = 0; i < count; ++i) {
+      const std::int64_t top = smoothed_ + i - kReach;  // of the windows that end here
+      if (top == limits_[c].end) {
+        std::swap(limits_[c].limits[0], limits_[c].limits[1]);
+        limits_[c].end = limits_of_(c, static_cast<std::int64_t>(window_.x0) - kReach, top, samples_ - kSmoothReach,
+                                    limits_[c].limits[0].data());
+      }
+      limits[i] = limits_[c].limits[0].data();
+      rows[i] = RowOf(units_, c, smoothed_ + i);
+      removed[i] = removed_row(c, i);
     }
-    transform::SmoothRow(rows, limits_.data(), count, scratch_.data(), removed);
+    transform::SmoothRows(states_[c], rows, limits, count, removed);
   }
-  if (top < window_.y0 || top >= window_.y1) return;
-  // All windows that hold row `top` have been seen.
-  for (std::uint32_t c = 0; c < channels_; ++c) {
-    float* to = smoothed_.data() + c * stride_;
-    transform::TakeSmoothUnits(RowOf(rows_, c, top) + kReach, RowOf(removed_, c, top) + kReach,
-                               kShare / units_per_sample_, window_.width(), to);
-    out_[c] = to;
+  for (std::uint32_t i = 0; i < count; ++i) {
+    const std::int64_t y = smoothed_ + i - kReach;  // of which all windows have been seen
+    if (y < window_.y0 || y >= window_.y1) continue;
+    for (std::uint32_t c = 0; c < channels_; ++c) {
+      float* to = taken_.data() + c * stride_;
+      transform::TakeSmoothUnits(RowOf(rows_, c, y) + kReach, removed_row(c, i) + kReach, kShare / units_per_sample_,
+                                 window_.width(), to);
+      out_[c] = to;
+    }
+    sink(static_cast<std::uint32_t>(y), out_.data());
   }
-  sink(static_cast<std::uint32_t>(top), out_.data());
+  smoothed_ = next_;
 }
 
 }  // namespace holo::render

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "common/render/window.h"
+#include "common/transform/transform.h"
 
 namespace holo::render {
 
@@ -13,10 +14,10 @@ namespace holo::render {
 class Smoother {
  public:
   // Writes the limit of the coefficients of each window of a row, `count` of them, for a channel: the first window's left
-  // column is `x`, its top row `y`, which may be outside the picture by as much, as may others.
-  // In units of transform::kSmoothUnits.
-  using Limits = std::function<void(std::uint32_t channel, std::int64_t x, std::int64_t y, std::size_t count,
-                                    std::int16_t* limits)>;
+  // column is `x`, its top row `y`, which may be outside the picture by as much, as may others; in units of
+  // transform::kSmoothUnits. Returns the first row below, at least transform::kSmoothRows further, for which they may differ.
+  using Limits = std::function<std::int64_t(std::uint32_t channel, std::int64_t x, std::int64_t y, std::size_t count,
+                                            std::int16_t* limits)>;
 
   // The same window and what is up to container::kSmoothReach further, inside a picture of that size.
   [[nodiscard]] static Window Grown(const Window& window, std::uint32_t width, std::uint32_t height);
@@ -29,10 +30,19 @@ class Smoother {
   void Add(std::uint32_t y, const float* const* rows, const Sink& sink);
 
  private:
+  static constexpr std::int64_t kKept = 16;  // rows: as many as come at a time, and those that others wait for
+
   // Takes row `y` of the picture as row `at` of it; `at` is outside where the picture is mirrored.
   void Take(std::int64_t at, std::uint32_t y, const Sink& sink);
+  // Smooths what has been taken since the last time.
+  void Smooth(const Sink& sink);
   template <typename Sample>
   [[nodiscard]] Sample* RowOf(std::vector<Sample>& rows, std::uint32_t channel, std::int64_t y) const;
+
+  struct LimitsOfRows {
+    std::vector<std::int16_t> limits[2];  // the last ones, and those before
+    std::int64_t end = 0;                 // the row from which on others are needed
+  };
 
   Window window_;
   Window grown_;
@@ -41,15 +51,16 @@ class Smoother {
   std::size_t samples_;  // of a row of windows
   std::size_t stride_;
   Limits limits_of_;
-  std::int64_t next_;  // the row that comes next
+  std::int64_t next_;      // the row that comes next
+  std::int64_t smoothed_;  // the first row that has not been
   float units_per_sample_;
-  std::vector<float> rows_;            // [channel][8][stride_]: row y is at y % 8
+  std::vector<float> rows_;            // [channel][kKept][stride_]: row y is at y % kKept
   std::vector<std::int16_t> units_;    // as rows_
-  std::vector<std::int16_t> removed_;  // as rows_
-  std::vector<std::int16_t> limits_;   // [stride_] of one channel
-  std::vector<std::int16_t> scratch_;
-  std::vector<float> smoothed_;        // [channel][stride_]
-  std::vector<const float*> out_;      // into it
+  std::vector<std::int16_t> removed_;  // [channel][kSmoothRows][stride_]
+  std::vector<LimitsOfRows> limits_;   // [channel]
+  std::vector<transform::SmoothState> states_;  // [channel]
+  std::vector<float> taken_;                    // [channel][stride_]
+  std::vector<const float*> out_;               // into it
 };
 
 }  // namespace holo::render

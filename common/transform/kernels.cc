@@ -32,9 +32,9 @@ void ToSmoothUnits(const float* row, float scale, std::size_t count, std::int16_
 void TakeSmoothUnits(const float* row, const std::int16_t* units, float scale, std::size_t count, float* out) {
   plain::TakeSmoothUnits(row, units, scale, count, out);
 }
-void SmoothRow(const std::int16_t* const* rows, const std::int16_t* limits, std::size_t count, std::int16_t* scratch,
-               std::int16_t* const* removed) {
-  plain::SmoothRow(rows, limits, count, scratch, removed);
+void SmoothRows(SmoothState& state, const std::int16_t* const* rows, const std::int16_t* const* limits,
+                std::uint32_t count, std::int16_t* const* removed) {
+  plain::SmoothRows(state, rows, limits, count, removed);
 }
 
 }  // namespace holo::transform
@@ -80,9 +80,9 @@ void ToUnits(const float* row, float scale, std::size_t count, std::int16_t* uni
 void TakeUnits(const float* row, const std::int16_t* units, float scale, std::size_t count, float* out) {
   plain::TakeSmoothUnits(row, units, scale, count, out);
 }
-void Smooth(const std::int16_t* const* rows, const std::int16_t* limits, std::size_t count, std::int16_t* scratch,
-            std::int16_t* const* removed) {
-  plain::SmoothRow(rows, limits, count, scratch, removed);
+void Smooth(SmoothState& state, const std::int16_t* const* rows, const std::int16_t* const* limits,
+            std::uint32_t count, std::int16_t* const* removed) {
+  plain::SmoothRows(state, rows, limits, count, removed);
 }
 
 #else
@@ -459,63 +459,99 @@ void TakeUnits(const float* row, const std::int16_t* units, float scale, std::si
   plain::TakeSmoothUnits(row + x, units + x, scale, count - x, out + x);
 }
 
-void Smooth(const std::int16_t* const* rows, const std::int16_t* limits, std::size_t count, std::int16_t* scratch,
-            std::int16_t* const* removed) {
-  const hn::CappedTag<std::int16_t, 32> tag;
+// The sums and differences of a row and the next one, of the two pairs of rows before, and what windows above add to
+// the next rows: see Smooth().
+template <class Vector>
+struct Column {
+  Vector row, sum1, sum2, difference1, difference2, more1, more2, less1, less2, next;
+};
+constexpr std::size_t kSmoothColumns = 10;  // vectors of a Column
+
+void Smooth(SmoothState& smooth, const std::int16_t* const* rows, const std::int16_t* const* limits,
+            std::uint32_t count, std::int16_t* const* removed) {
+  const hn::CappedTag<std::int16_t, kSmoothLine> tag;
+  using Vector = hn::Vec<decltype(tag)>;
+  const SmoothStateAccess state(smooth);
   const std::size_t lanes = hn::Lanes(tag);
-  // Rows begin with a line of the cache, so that storing never touches two.
-  constexpr std::size_t kLine = 32;
-  static_assert(kSmoothPadding >= kLine + 3);
-  const std::size_t stride = (count + 3 + kLine - 1) / kLine * kLine + kLine;
-  const auto misaligned = reinterpret_cast<std::uintptr_t>(scratch) / sizeof(std::int16_t) % kLine;
-  std::int16_t* const vertical = scratch + (kLine - misaligned) % kLine;  // [4][stride]
-  std::int16_t* const windows = vertical + 4 * stride;                    // [v][u][stride]; window x is at kLine + x
-  for (std::size_t x = 0; x < count + 3; x += lanes) {
-    auto a = hn::LoadU(tag, rows[0] + x), b = hn::LoadU(tag, rows[1] + x);
-    auto c = hn::LoadU(tag, rows[2] + x), d = hn::LoadU(tag, rows[3] + x);
-    Forward4(a, b, c, d);
-    hn::StoreU(a, tag, vertical + x);
-    hn::StoreU(b, tag, vertical + stride + x);
-    hn::StoreU(c, tag, vertical + 2 * stride + x);
-    hn::StoreU(d, tag, vertical + 3 * stride + x);
-  }
-  for (std::size_t v = 0; v < 4; ++v) {
-    const std::int16_t* from = vertical + v * stride;
-    std::int16_t* to = windows + 4 * v * stride;
-    for (std::size_t x = 0; x < count; x += lanes) {
-      const auto limit = hn::LoadU(tag, limits + x);
-      auto a = hn::LoadU(tag, from + x), b = hn::LoadU(tag, from + x + 1);
-      auto c = hn::LoadU(tag, from + x + 2), d = hn::LoadU(tag, from + x + 3);
+  const std::size_t stride = state.stride();
+  bool ends[kSmoothRows];
+  for (std::uint32_t r = 0; r < count; ++r) ends[r] = state.EndsWindows();
+  // Of each row, four shares that windows beginning 0 to 3 columns to the left have in a sample: window x is at
+  // kSmoothLine + x.
+  std::int16_t* const shares = state.Row(4 * kSmoothColumns);  // [count][4][stride]
+  HWY_ALIGN std::int16_t block[kSmoothRows][4][kSmoothLine];
+  for (std::size_t x = 0; x < state.windows(); x += lanes) {
+    for (std::uint32_t r = 0; r < count; ++r) {
+      const std::int16_t* from = rows[r] + x;
+      auto a = hn::LoadU(tag, from), b = hn::LoadU(tag, from + 1);
+      auto c = hn::LoadU(tag, from + 2), d = hn::LoadU(tag, from + 3);
       Forward4(a, b, c, d);
-      a = v == 0 ? hn::Zero(tag) : hn::IfThenElseZero(hn::Lt(hn::Abs(a), limit), a);
-      b = hn::IfThenElseZero(hn::Lt(hn::Abs(b), limit), b);
-      c = hn::IfThenElseZero(hn::Lt(hn::Abs(c), limit), c);
-      d = hn::IfThenElseZero(hn::Lt(hn::Abs(d), limit), d);
-      Backward4(a, b, c, d);
-      hn::StoreU(a, tag, to + kLine + x);
-      hn::StoreU(b, tag, to + stride + kLine + x);
-      hn::StoreU(c, tag, to + 2 * stride + kLine + x);
-      hn::StoreU(d, tag, to + 3 * stride + kLine + x);
+      hn::Store(a, tag, block[r][0]);
+      hn::Store(b, tag, block[r][1]);
+      hn::Store(c, tag, block[r][2]);
+      hn::Store(d, tag, block[r][3]);
     }
     for (std::size_t u = 0; u < 4; ++u) {
-      std::int16_t* const row = to + u * stride + kLine;
-      for (std::size_t i = 0; i < 3; ++i) row[count + i] = *(row - 1 - i) = 0;
+      std::int16_t* const kept = state.Row(u * kSmoothColumns) + x;
+      const auto load = [&](std::size_t i) HWY_ATTR { return hn::Load(tag, kept + i * stride); };
+      Column<Vector> at = {load(0), load(1), load(2), load(3), load(4), load(5), load(6), load(7), load(8), load(9)};
+      for (std::uint32_t r = 0; r < count; ++r) {
+        const auto row = hn::Load(tag, block[r][u]);
+        const auto sum = hn::Add(at.row, row), difference = hn::Sub(at.row, row);
+        if (ends[r]) {
+          const auto limit = hn::LoadU(tag, limits[r] + x);
+          const auto small = [&](Vector coefficient) HWY_ATTR {
+            return hn::IfThenElseZero(hn::Lt(hn::Abs(coefficient), limit), coefficient);
+          };
+          const auto first = small(hn::Add(at.sum2, sum));
+          const auto a = u == 0 ? hn::Zero(tag) : first;
+          const auto b = small(hn::Sub(at.sum2, sum));
+          const auto c = small(hn::Add(at.difference2, difference));
+          const auto d = small(hn::Sub(at.difference2, difference));
+          // The window's rows are (a + b) + (c + d), (a + b) - (c + d), (a - b) + (c - d), (a - b) - (c - d): what falls on
+          // the first row together with what windows one to three rows above have for it.
+          const auto even = hn::Add(hn::Add(a, b), at.more2);
+          const auto odd = hn::Add(hn::Add(c, d), at.less2);
+          const auto all = hn::Add(hn::Add(even, odd), at.next);
+          at.more2 = at.more1;
+          at.less2 = at.less1;
+          at.more1 = hn::Sub(a, b);
+          at.less1 = hn::Sub(c, d);
+          at.next = hn::Sub(even, odd);
+          hn::Store(hn::MulFixedPoint15(all, hn::Set(tag, 1 << 11)), tag, block[r][u]);
+        }
+        at.row = row;
+        at.sum2 = at.sum1;
+        at.sum1 = sum;
+        at.difference2 = at.difference1;
+        at.difference1 = difference;
+      }
+      const auto store = [&](std::size_t i, Vector value) HWY_ATTR { hn::Store(value, tag, kept + i * stride); };
+      store(0, at.row), store(1, at.sum1), store(2, at.sum2), store(3, at.difference1), store(4, at.difference2);
+      store(5, at.more1), store(6, at.more2), store(7, at.less1), store(8, at.less2), store(9, at.next);
+    }
+    for (std::uint32_t r = 0; r < count; ++r) {
+      if (!ends[r]) continue;
+      auto a = hn::Load(tag, block[r][0]), b = hn::Load(tag, block[r][1]);
+      auto c = hn::Load(tag, block[r][2]), d = hn::Load(tag, block[r][3]);
+      Backward4(a, b, c, d);
+      std::int16_t* const to = shares + 4 * r * stride + kSmoothLine + x;
+      hn::Store(a, tag, to);
+      hn::Store(b, tag, to + stride);
+      hn::Store(c, tag, to + 2 * stride);
+      hn::Store(d, tag, to + 3 * stride);
     }
   }
-  const auto sixteenth = hn::Set(tag, 1 << 11);
-  for (std::size_t x = 0; x < count + 3; x += lanes) {
-    const auto sum = [&](std::size_t v) HWY_ATTR {
-      const std::int16_t* at = windows + 4 * v * stride + kLine + x;
-      const auto two = hn::Add(hn::LoadU(tag, at), hn::LoadU(tag, at + stride - 1));
+  for (std::uint32_t r = 0; r < count; ++r) {
+    if (!ends[r]) continue;
+    std::int16_t* const from = shares + 4 * r * stride + kSmoothLine;
+    for (std::size_t j = 0; j < 4; ++j) std::fill_n(from + j * stride + state.windows(), 3, std::int16_t{0});
+    for (std::size_t x = 0; x < state.windows() + 3; x += lanes) {
+      const std::int16_t* at = from + x;
+      const auto two = hn::Add(hn::Load(tag, at), hn::LoadU(tag, at + stride - 1));
       const auto others = hn::Add(hn::LoadU(tag, at + 2 * stride - 2), hn::LoadU(tag, at + 3 * stride - 3));
-      return hn::MulFixedPoint15(hn::Add(two, others), sixteenth);
-    };
-    auto a = sum(0), b = sum(1), c = sum(2), d = sum(3);
-    Backward4(a, b, c, d);
-    hn::StoreU(hn::Add(hn::LoadU(tag, removed[0] + x), a), tag, removed[0] + x);
-    hn::StoreU(hn::Add(hn::LoadU(tag, removed[1] + x), b), tag, removed[1] + x);
-    hn::StoreU(hn::Add(hn::LoadU(tag, removed[2] + x), c), tag, removed[2] + x);
-    hn::StoreU(hn::Add(hn::LoadU(tag, removed[3] + x), d), tag, removed[3] + x);
+      hn::StoreU(hn::Add(two, others), tag, removed[r] + x);
+    }
   }
 }
 
@@ -564,9 +600,9 @@ void ToSmoothUnits(const float* row, float scale, std::size_t count, std::int16_
 void TakeSmoothUnits(const float* row, const std::int16_t* units, float scale, std::size_t count, float* out) {
   HWY_DYNAMIC_DISPATCH(TakeUnits)(row, units, scale, count, out);
 }
-void SmoothRow(const std::int16_t* const* rows, const std::int16_t* limits, std::size_t count, std::int16_t* scratch,
-               std::int16_t* const* removed) {
-  HWY_DYNAMIC_DISPATCH(Smooth)(rows, limits, count, scratch, removed);
+void SmoothRows(SmoothState& state, const std::int16_t* const* rows, const std::int16_t* const* limits,
+                std::uint32_t count, std::int16_t* const* removed) {
+  HWY_DYNAMIC_DISPATCH(Smooth)(state, rows, limits, count, removed);
 }
 
 }  // namespace holo::transform

@@ -32,6 +32,29 @@ inline constexpr float kMidAndHalf = sizeof(Sample) == 1 ? 128.5f : 32768.5f;
 // Filters across a horizontal border: matrix.half rows above and below it, nearest first, `count` samples each.
 void FilterRows(const LapMatrix& matrix, float* const* above, float* const* below, std::size_t count);
 
+// Inside a SmoothState. What its rows are for is up to those who use it, not mixed: all are 0 at first.
+inline constexpr std::size_t kSmoothLine = 32;       // integers in a line of the cache
+inline constexpr std::size_t kSmoothStateRows = 72;  // of `stride` integers, at least two lines more than samples
+struct SmoothStateAccess {
+  explicit SmoothStateAccess(SmoothState& state) : state_(state) {
+    const auto at = reinterpret_cast<std::uintptr_t>(state.memory_.data()) / sizeof(std::int16_t);
+    first_ = state.memory_.data() + (kSmoothLine - at % kSmoothLine) % kSmoothLine;
+  }
+  [[nodiscard]] std::size_t windows() const { return state_.windows_; }
+  [[nodiscard]] std::size_t stride() const { return state_.stride_; }
+  [[nodiscard]] std::int16_t* Row(std::size_t i) const { return first_ + i * state_.stride_; }
+  // Counts a row; whether windows end with it.
+  [[nodiscard]] bool EndsWindows() const {
+    if (state_.rows_ + 1 == kSmoothPx) return true;
+    ++state_.rows_;
+    return false;
+  }
+
+ private:
+  SmoothState& state_;
+  std::int16_t* first_;
+};
+
 namespace plain {
 
 void FilterRows(const LapMatrix& matrix, float* const* above, float* const* below, std::size_t count);
@@ -43,8 +66,8 @@ void StoreRow(const float* const* rows, std::uint32_t channels, bool ycbcr, std:
 void StoreRow(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint16_t* out);
 void ToSmoothUnits(const float* row, float scale, std::size_t count, std::int16_t* units);
 void TakeSmoothUnits(const float* row, const std::int16_t* units, float scale, std::size_t count, float* out);
-void SmoothRow(const std::int16_t* const* rows, const std::int16_t* limits, std::size_t count, std::int16_t* scratch,
-               std::int16_t* const* removed);
+void SmoothRows(SmoothState& state, const std::int16_t* const* rows, const std::int16_t* const* limits,
+                std::uint32_t count, std::int16_t* const* removed);
 
 }  // namespace plain
 }  // namespace holo::transform

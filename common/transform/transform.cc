@@ -243,8 +243,10 @@ void TakeSmoothUnits(const float* row, const std::int16_t* units, float scale, s
   for (std::size_t x = 0; x < count; ++x) out[x] = row[x] - scale * static_cast<float>(units[x]);
 }
 
-void SmoothRow(const std::int16_t* const* rows, const std::int16_t* limits, std::size_t count, std::int16_t* scratch,
-               std::int16_t* const* removed) {
+void SmoothRows(SmoothState& smooth, const std::int16_t* const* rows, const std::int16_t* const* limits,
+                std::uint32_t count, std::int16_t* const* removed) {
+  const SmoothStateAccess state(smooth);
+  const std::size_t windows = state.windows();
   // Four samples or coefficients, `step` apart, to as many coefficients and back.
   const auto forward = [](int* at, std::size_t step) {
     const int s0 = at[0] + at[step], s1 = at[2 * step] + at[3 * step];
@@ -256,32 +258,47 @@ void SmoothRow(const std::int16_t* const* rows, const std::int16_t* limits, std:
     const int s1 = at[2 * step] + at[3 * step], d1 = at[2 * step] - at[3 * step];
     at[0] = s0 + s1, at[step] = s0 - s1, at[2 * step] = d0 + d1, at[3 * step] = d0 - d1;
   };
-  // What each window removes: [v][u][count + 6], with three zeros on either side; v and u count rows and columns.
-  const std::size_t stride = count + 6;
-  std::fill_n(scratch, 16 * stride, std::int16_t{0});
-  for (std::size_t x = 0; x < count; ++x) {
-    int window[16];
-    for (std::size_t v = 0; v < 4; ++v) std::copy_n(rows[v] + x, 4, window + 4 * v);
-    for (std::size_t u = 0; u < 4; ++u) forward(window + u, 4);
-    for (std::size_t v = 0; v < 4; ++v) forward(window + 4 * v, 1);
-    window[0] = 0;
-    for (int& coefficient : window) {
-      if (std::abs(coefficient) >= limits[x]) coefficient = 0;
+  // The state: the last four rows, then of each of them what windows have removed, transformed in their rows only: [u].
+  const auto row_of = [&](std::size_t v) { return state.Row(v); };
+  const auto sum_of = [&](std::size_t v, std::size_t u) { return state.Row(4 + 4 * v + u); };
+  for (std::uint32_t r = 0; r < count; ++r) {
+    for (std::size_t v = 0; v < 3; ++v) {
+      std::copy_n(row_of(v + 1), windows + 3, row_of(v));
+      for (std::size_t u = 0; u < 4; ++u) std::copy_n(sum_of(v + 1, u), windows, sum_of(v, u));
     }
-    for (std::size_t v = 0; v < 4; ++v) backward(window + 4 * v, 1);
-    for (std::size_t i = 0; i < 16; ++i) scratch[i * stride + 3 + x] = static_cast<std::int16_t>(window[i]);
-  }
-  // Windows of a row first, then down.
-  for (std::size_t x = 0; x < count + 3; ++x) {
-    int sums[4];
-    for (std::size_t v = 0; v < 4; ++v) {
-      const std::int16_t* at = scratch + 4 * v * stride + 3 + x;
-      sums[v] = (at[0] + at[stride - 1] + at[2 * stride - 2] + at[3 * stride - 3] + 8) >> 4;
+    std::copy_n(rows[r], windows + 3, row_of(3));
+    for (std::size_t u = 0; u < 4; ++u) std::fill_n(sum_of(3, u), windows, std::int16_t{0});
+    if (!state.EndsWindows()) continue;
+    std::fill_n(removed[r], windows + 3, std::int16_t{0});
+    for (std::size_t x = 0; x < windows; ++x) {
+      int window[16];
+      for (std::size_t v = 0; v < 4; ++v) std::copy_n(row_of(v) + x, 4, window + 4 * v);
+      for (std::size_t v = 0; v < 4; ++v) forward(window + 4 * v, 1);
+      for (std::size_t u = 0; u < 4; ++u) forward(window + u, 4);
+      window[0] = 0;
+      for (int& coefficient : window) {
+        if (std::abs(coefficient) >= limits[r][x]) coefficient = 0;
+      }
+      for (std::size_t u = 0; u < 4; ++u) {
+        backward(window + u, 4);
+        for (std::size_t v = 0; v < 4; ++v) {
+          std::int16_t& sum = sum_of(v, u)[x];
+          sum = static_cast<std::int16_t>(sum + window[4 * v + u]);
+        }
+      }
+      // All windows that hold the first row have been seen.
+      int sums[4];
+      for (std::size_t u = 0; u < 4; ++u) sums[u] = (sum_of(0, u)[x] + 8) >> 4;
+      backward(sums, 1);
+      for (std::size_t i = 0; i < 4; ++i) removed[r][x + i] = static_cast<std::int16_t>(removed[r][x + i] + sums[i]);
     }
-    backward(sums, 1);
-    for (std::size_t v = 0; v < 4; ++v) removed[v][x] = static_cast<std::int16_t>(removed[v][x] + sums[v]);
   }
 }
 
 }  // namespace plain
+SmoothState::SmoothState(std::size_t windows)
+    : windows_(windows),
+      stride_((windows + kSmoothPx - 1 + 3 * kSmoothLine) / kSmoothLine * kSmoothLine),
+      memory_(kSmoothStateRows * stride_ + kSmoothLine) {}
+
 }  // namespace holo::transform

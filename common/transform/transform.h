@@ -116,6 +116,7 @@ void StoreRow(const float* const* rows, std::uint32_t channels, bool ycbcr, std:
 // a share of them is taken away. On integers of 16 bits, of which kSmoothUnits are half the range of samples: none of
 // the sums below leaves them.
 inline constexpr std::uint32_t kSmoothPx = 4;
+inline constexpr std::uint32_t kSmoothRows = 8;  // at most, at a time
 inline constexpr std::size_t kSmoothPadding = 40;
 inline constexpr float kSmoothUnits = 1600;
 inline constexpr std::int16_t kLargestSmooth = 2047;  // sample or limit; larger ones count as this
@@ -125,16 +126,26 @@ void ToSmoothUnits(const float* row, float scale, std::size_t count, std::int16_
 // out[x] = row[x] - scale * units[x].
 void TakeSmoothUnits(const float* row, const std::int16_t* units, float scale, std::size_t count, float* out);
 
-// Integers that SmoothRow() needs to work with for `count` windows.
-[[nodiscard]] constexpr std::size_t SmoothScratch(std::size_t count) {
-  return 20 * (count + 3 * kSmoothPadding) + kSmoothPadding;
-}
+// What SmoothRows() keeps of the rows above those that come next.
+class SmoothState {
+ public:
+  // `windows` of each row.
+  explicit SmoothState(std::size_t windows);
+  SmoothState(SmoothState&&) = default;
 
-// Adds to `removed`, four rows of count + 3 samples, what is below limits[x] in window x of `count`; `rows` are the
-// four rows of count + 3 samples that the windows lie in. In units of samples; the sum over the windows that hold a
-// sample is rounded. All rows and limits are followed by kSmoothPadding integers that may be read and, of `removed`,
-// written.
-void SmoothRow(const std::int16_t* const* rows, const std::int16_t* limits, std::size_t count, std::int16_t* scratch,
-               std::int16_t* const* removed);
+ private:
+  friend struct SmoothStateAccess;
+  std::size_t windows_;
+  std::size_t stride_;                // whole lines of the cache
+  std::uint32_t rows_ = 0;            // so far, but no more than windows reach back
+  std::vector<std::int16_t> memory_;  // [72][stride_] from the first whole line on
+};
+
+// Takes the next rows of a plane, `count` of at most kSmoothRows, each as many samples as windows and kSmoothPx - 1 more.
+// limits[i] are those of the windows that end with rows[i]. Writes to removed[i] what all windows have removed from the
+// samples of the row kSmoothPx - 1 above rows[i], in their units, rounded on the way; of the first kSmoothPx - 1 rows
+// nothing. All rows and limits are followed by kSmoothPadding integers that may be read and, of `removed`, written.
+void SmoothRows(SmoothState& state, const std::int16_t* const* rows, const std::int16_t* const* limits,
+                std::uint32_t count, std::int16_t* const* removed);
 
 }  // namespace holo::transform

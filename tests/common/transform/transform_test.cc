@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <memory>
 #include <random>
@@ -339,35 +340,43 @@ TEST_CASE("a gathered patch has lost its mean") {
   CHECK(patch[63] + mean == doctest::Approx(plane.Row(15)[15]));
 }
 
-TEST_CASE("smoothing's kernel is the plain one, for any number of windows and the largest samples") {
+TEST_CASE("smoothing's kernel is the plain one, for any number of windows, rows at a time and the largest samples") {
   WithEveryTarget([] {
     std::mt19937 random(11);
     using Row = std::vector<std::int16_t>;
     for (const int largest : {40, 2047}) {
       std::uniform_int_distribution<int> sample(-largest, largest);
       std::bernoulli_distribution extreme(0.5);
-      for (const std::size_t count : {1, 2, 3, 4, 5, 7, 8, 12, 13, 15, 16, 17, 31, 33, 61, 64, 500}) {
-        CAPTURE(count);
-        std::vector<Row> rows(4, Row(count + 3 + kSmoothPadding));
-        Row limits(count + kSmoothPadding);
-        for (Row& row : rows) {
-          for (std::int16_t& value : row) {
-            value = static_cast<std::int16_t>(largest < 2047 ? sample(random) : extreme(random) ? largest : -largest);
+      for (const std::size_t windows : {1, 2, 3, 4, 5, 7, 8, 12, 13, 15, 16, 17, 31, 33, 61, 64, 500}) {
+        CAPTURE(windows);
+        SmoothState fast(windows), expected(windows);
+        for (const std::uint32_t count : {2u, 3u, 1u, 8u, 5u, 8u}) {
+          CAPTURE(count);
+          std::vector<Row> rows(count, Row(windows + 3 + kSmoothPadding)), limits(count, Row(windows + kSmoothPadding));
+          for (Row& row : rows) {
+            for (std::int16_t& value : row) {
+              value = static_cast<std::int16_t>(largest < 2047 ? sample(random) : extreme(random) ? largest : -largest);
+            }
           }
+          for (Row& row : limits) {
+            for (std::int16_t& limit : row) limit = static_cast<std::int16_t>(std::abs(sample(random)));
+          }
+          const auto smooth = [&](auto function, SmoothState& state) {
+            std::vector<Row> removed(count, Row(windows + 3 + kSmoothPadding, 5));
+            const std::int16_t* from[kSmoothRows];
+            const std::int16_t* below[kSmoothRows];
+            std::int16_t* to[kSmoothRows];
+            for (std::uint32_t r = 0; r < count; ++r) {
+              from[r] = rows[r].data();
+              below[r] = limits[r].data();
+              to[r] = removed[r].data();
+            }
+            function(state, from, below, count, to);
+            for (Row& row : removed) row.resize(windows + 3);
+            return removed;
+          };
+          CHECK(smooth(SmoothRows, fast) == smooth(plain::SmoothRows, expected));
         }
-        for (std::int16_t& limit : limits) limit = static_cast<std::int16_t>(std::abs(sample(random)));
-        const std::int16_t* from[4] = {rows[0].data(), rows[1].data(), rows[2].data(), rows[3].data()};
-        std::vector<Row> fast(4, Row(count + 3 + kSmoothPadding, 5));
-        std::vector<Row> expected = fast;
-        const auto smooth = [&](auto function, std::vector<Row>& removed) {
-          Row scratch(SmoothScratch(count), 999);
-          std::int16_t* to[4] = {removed[0].data(), removed[1].data(), removed[2].data(), removed[3].data()};
-          function(from, limits.data(), count, scratch.data(), to);
-          for (Row& row : removed) row.resize(count + 3);
-        };
-        smooth(SmoothRow, fast);
-        smooth(plain::SmoothRow, expected);
-        CHECK(fast == expected);
       }
     }
   });
@@ -399,22 +408,25 @@ TEST_CASE("samples to units and back are those of the plain functions, and the n
 }
 
 TEST_CASE("a window without limits loses all but its mean, one with a limit of 0 nothing") {
-  const std::vector<std::int16_t> rows[4] = {{4, 8, 15, 16}, {23, 42, -4, -8}, {-15, -16, -23, -42}, {1, 2, 3, 4}};
-  const std::int16_t* from[4] = {rows[0].data(), rows[1].data(), rows[2].data(), rows[3].data()};
+  using Row = std::array<std::int16_t, 4 + kSmoothPadding>;
+  // Of a row of one window only the first row of samples has all that it loses when the row is taken.
+  const Row rows[4] = {{4, 8, 15, 16}, {23, 42, -4, -8}, {-15, -16, -23, -42}, {1, 2, 3, 4}};
   float mean = 0;
-  for (const auto& row : rows) {
+  for (const Row& row : rows) {
     for (const std::int16_t value : row) mean += static_cast<float>(value) / 16;
   }
   for (const std::int16_t limit : {kLargestSmooth, std::int16_t{0}}) {
-    std::vector<std::int16_t> removed[4] = {{0, 0, 0, 0}, {0, 0, 0, 0}, {0, 0, 0, 0}, {0, 0, 0, 0}};
-    std::int16_t* to[4] = {removed[0].data(), removed[1].data(), removed[2].data(), removed[3].data()};
-    std::vector<std::int16_t> scratch(SmoothScratch(1));
-    plain::SmoothRow(from, &limit, 1, scratch.data(), to);
-    for (std::size_t y = 0; y < 4; ++y) {
-      for (std::size_t x = 0; x < 4; ++x) {
-        // Four sums are rounded.
-        CHECK(std::abs(removed[y][x] - (limit > 0 ? rows[y][x] - mean : 0.0f)) <= 2.0f);
-      }
+    SmoothState state(1);
+    Row limits{};
+    limits[0] = limit;
+    const std::int16_t* from[4] = {rows[0].data(), rows[1].data(), rows[2].data(), rows[3].data()};
+    const std::int16_t* below[4] = {limits.data(), limits.data(), limits.data(), limits.data()};
+    Row removed{};
+    std::int16_t* to[4] = {nullptr, nullptr, nullptr, removed.data()};
+    plain::SmoothRows(state, from, below, 4, to);
+    for (std::size_t x = 0; x < 4; ++x) {
+      // Four sums are rounded.
+      CHECK(std::abs(removed[x] - (limit > 0 ? rows[0][x] - mean : 0.0f)) <= 2.0f);
     }
   }
 }
