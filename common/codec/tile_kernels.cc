@@ -26,6 +26,7 @@ void EncodePatches(const Pass&, Encoding&) {}
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <vector>
 
 // Vectors whose length is unknown when compiling do not fit registers that hold a band.
 #define HWY_DISABLED_TARGETS (HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
@@ -93,25 +94,40 @@ void Lower(TileState& tile, int slot) {
   // What strengths become when magnitudes double.
   alignas(16) static constexpr std::int8_t kDoubled[16] = {0, 2, 3, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5};
   const auto doubled = hn::Load(d, kDoubled);
+  struct OfBand {
+    std::uint8_t* levels;
+    std::uint32_t first_k;
+    std::uint64_t mask;  // of its coefficients
+    BandSum sum;
+  };
   for (std::size_t g = 0; g < tile.groups.size(); ++g) {
     GroupState& group = tile.groups[g];
     if (group.shape.IsIdle(slot)) continue;
-    for (std::size_t cell = 0; cell < group.signs.size(); ++cell) {
-      if (group.signs[cell].nonzero == 0) continue;
-      std::int8_t* strengths = group.strengths.data() + cell * group.stride;
-      for (std::size_t k = 0; k < group.stride; k += 16) {
-        hn::StoreU(hn::TableLookupBytes(doubled, hn::LoadU(d, strengths + k)), d, strengths + k);
-      }
-      Resum(group, tile.kind, g == 0 ? 0 : 1, cell);
+    std::vector<OfBand> bands;
+    for (Band& band : tile.bands) {
+      const BandShape& shape = band.shape;
+      if (shape.group != g || !band.started) continue;
+      const std::uint64_t mask = ((std::uint64_t{1} << shape.count) - 1) << shape.first_k;
+      bands.push_back({band.levels.data(), shape.first_k, mask, BandSum(shape.count)});
     }
-  }
-  for (Band& band : tile.bands) {
-    const GroupState& group = tile.groups[band.shape.group];
-    if (!band.started || group.shape.IsIdle(slot)) continue;
-    const BandSum sum(band.shape.count);
-    const std::int8_t* strengths = group.strengths.data() + band.shape.first_k;
-    for (std::size_t cell = 0; cell < group.signs.size(); ++cell) {
-      if (band.active[cell] == Activity::kYes) band.levels[cell] = sum.LevelOf(strengths + cell * group.stride);
+    // Row by row: what has just been written is not read at once, and not yet far away.
+    for (std::size_t row = 0; row < group.cells(); row += tile.stride()) {
+      for (std::size_t cell = row; cell < row + tile.stride(); ++cell) {
+        if (group.signs[cell].nonzero == 0) continue;
+        std::int8_t* strengths = group.strengths.data() + cell * group.stride;
+        for (std::size_t k = 0; k < group.stride; k += 16) {
+          hn::StoreU(hn::TableLookupBytes(doubled, hn::LoadU(d, strengths + k)), d, strengths + k);
+        }
+      }
+      for (std::size_t cell = row; cell < row + tile.stride(); ++cell) {
+        const std::uint64_t nonzero = group.signs[cell].nonzero;
+        if (nonzero == 0) continue;
+        Resum(group, tile.kind, g == 0 ? 0 : 1, cell);
+        const std::int8_t* strengths = group.strengths.data() + cell * group.stride;
+        for (const OfBand& band : bands) {
+          if ((nonzero & band.mask) != 0) band.levels[cell] = band.sum.LevelOf(strengths + band.first_k);
+        }
+      }
     }
   }
 }
