@@ -344,28 +344,28 @@ void ProjectPatch(const Kernel& kernel, const float* patch, float* coefficients)
   }
 }
 
-// kLanes samples cut off to integers in the range of `Sample`.
-template <typename Sample, class Vector>
-HWY_INLINE auto Cut(Vector samples) {
-  const Row tag;
-  const hn::Rebind<std::int32_t, Row> integers;
-  const hn::Rebind<Sample, Row> small;
+// Samples cut off to integers in the range of `Sample`.
+template <typename Sample, class Tag>
+HWY_INLINE auto Cut(Tag tag, hn::Vec<Tag> samples) {
+  const hn::Rebind<std::int32_t, Tag> integers;
+  const hn::Rebind<Sample, Tag> small;
   const auto largest = hn::Set(tag, static_cast<float>(static_cast<Sample>(-1)));
   return hn::DemoteTo(small, hn::ConvertTo(integers, hn::Min(hn::Max(samples, hn::Zero(tag)), largest)));
 }
 
 template <typename Sample>
 void StoreRowOf(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, Sample* out) {
-  const Row tag;
-  const auto offset = hn::Set(tag, kMidAndHalf<Sample>);
   // As many pixels as make vectors of 16 bytes.
   constexpr std::size_t kPixels = 16 / sizeof(Sample);
-  constexpr std::size_t kParts = kPixels / kLanes;
+  const hn::CappedTag<float, kPixels> tag;
+  constexpr std::size_t kPart = hn::MaxLanes(tag);
+  constexpr std::size_t kParts = kPixels / kPart;
+  const auto offset = hn::Set(tag, kMidAndHalf<Sample>);
   const hn::FixedTag<Sample, kPixels> whole;
   std::size_t x = 0;
   if (channels == 1 || channels == 3 || channels == 4) {
     using Whole = hn::Vec<decltype(whole)>;
-    const hn::Rebind<Sample, Row> part_tag;
+    const hn::Rebind<Sample, decltype(tag)> part_tag;
     using Part = hn::Vec<decltype(part_tag)>;
     const auto join = [&](const Part* parts) HWY_ATTR -> Whole {
       if constexpr (kParts == 1) {
@@ -381,18 +381,18 @@ void StoreRowOf(const float* const* rows, std::uint32_t channels, bool ycbcr, st
     for (; x + kPixels <= count; x += kPixels) {
       Part parts[4][kParts];
       for (std::size_t p = 0; p < kParts; ++p) {
-        const std::size_t at = x + p * kLanes;
+        const std::size_t at = x + p * kPart;
         if (ycbcr) {
           const auto luma = hn::Add(load(0, at), offset);
           const auto cb = load(1, at);
           const auto cr = load(2, at);
           const auto without_cr = hn::Sub(luma, hn::Mul(hn::Set(tag, kGreenOfCr), cr));
-          parts[0][p] = Cut<Sample>(hn::Add(luma, hn::Mul(hn::Set(tag, kRedOfCr), cr)));
-          parts[1][p] = Cut<Sample>(hn::Sub(without_cr, hn::Mul(hn::Set(tag, kGreenOfCb), cb)));
-          parts[2][p] = Cut<Sample>(hn::Add(luma, hn::Mul(hn::Set(tag, kBlueOfCb), cb)));
-          if (channels == 4) parts[3][p] = Cut<Sample>(hn::Add(load(3, at), offset));
+          parts[0][p] = Cut<Sample>(tag, hn::Add(luma, hn::Mul(hn::Set(tag, kRedOfCr), cr)));
+          parts[1][p] = Cut<Sample>(tag, hn::Sub(without_cr, hn::Mul(hn::Set(tag, kGreenOfCb), cb)));
+          parts[2][p] = Cut<Sample>(tag, hn::Add(luma, hn::Mul(hn::Set(tag, kBlueOfCb), cb)));
+          if (channels == 4) parts[3][p] = Cut<Sample>(tag, hn::Add(load(3, at), offset));
         } else {
-          for (std::uint32_t c = 0; c < channels; ++c) parts[c][p] = Cut<Sample>(hn::Add(load(c, at), offset));
+          for (std::uint32_t c = 0; c < channels; ++c) parts[c][p] = Cut<Sample>(tag, hn::Add(load(c, at), offset));
         }
       }
       Sample* to = out + x * channels;
@@ -431,28 +431,30 @@ HWY_INLINE void Backward4(Vector& a, Vector& b, Vector& c, Vector& d) {
 }
 
 void ToUnits(const float* row, float scale, std::size_t count, std::int16_t* units) {
-  const Row tag;
-  const hn::Rebind<std::int16_t, Row> narrow;
+  const hn::CappedTag<float, 16> tag;
+  const hn::Rebind<std::int16_t, decltype(tag)> narrow;
+  const std::size_t lanes = hn::Lanes(tag);
   constexpr float kLargest = kLargestSmooth;
   const auto to_units = [&](auto value) HWY_ATTR {
     return hn::Max(hn::Set(tag, -kLargest), hn::Min(hn::Set(tag, kLargest), hn::Mul(value, hn::Set(tag, scale))));
   };
   std::size_t x = 0;
-  for (; x + kLanes <= count; x += kLanes) {
+  for (; x + lanes <= count; x += lanes) {
     // Positive, so that cutting off rounds.
     const auto positive = hn::Add(to_units(hn::LoadU(tag, row + x)), hn::Set(tag, kLargest + 1.5f));
-    const auto whole = hn::DemoteTo(narrow, hn::ConvertTo(hn::RebindToSigned<Row>(), positive));
+    const auto whole = hn::DemoteTo(narrow, hn::ConvertTo(hn::RebindToSigned<decltype(tag)>(), positive));
     hn::StoreU(hn::Sub(whole, hn::Set(narrow, kLargestSmooth + 1)), narrow, units + x);
   }
   plain::ToSmoothUnits(row + x, scale, count - x, units + x);
 }
 
 void TakeUnits(const float* row, const std::int16_t* units, float scale, std::size_t count, float* out) {
-  const Row tag;
-  const hn::Rebind<std::int16_t, Row> narrow;
+  const hn::CappedTag<float, 16> tag;
+  const hn::Rebind<std::int16_t, decltype(tag)> narrow;
+  const std::size_t lanes = hn::Lanes(tag);
   std::size_t x = 0;
-  for (; x + kLanes <= count; x += kLanes) {
-    const auto whole = hn::PromoteTo(hn::RebindToSigned<Row>(), hn::LoadU(narrow, units + x));
+  for (; x + lanes <= count; x += lanes) {
+    const auto whole = hn::PromoteTo(hn::RebindToSigned<decltype(tag)>(), hn::LoadU(narrow, units + x));
     const auto share = hn::Mul(hn::Set(tag, scale), hn::ConvertTo(tag, whole));
     hn::StoreU(hn::Sub(hn::LoadU(tag, row + x), share), tag, out + x);
   }
