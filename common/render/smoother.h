@@ -30,7 +30,7 @@ class Smoother {
   void Add(std::uint32_t y, const float* const* rows, const Sink& sink);
 
  private:
-  static constexpr std::int64_t kKept = 16;  // rows: as many as come at a time, and those that others wait for
+  static constexpr std::int64_t kKept = 32;  // rows: as many as come at a time, and those that others wait for
 
   // Takes row `y` of the picture as row `at` of it; `at` is outside where the picture is mirrored.
   void Take(std::int64_t at, std::uint32_t y, const Sink& sink);

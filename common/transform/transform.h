@@ -116,7 +116,7 @@ void StoreRow(const float* const* rows, std::uint32_t channels, bool ycbcr, std:
 // a share of them is taken away. On integers of 16 bits, of which kSmoothUnits are half the range of samples: none of
 // the sums below leaves them.
 inline constexpr std::uint32_t kSmoothPx = 4;
-inline constexpr std::uint32_t kSmoothRows = 8;  // at most, at a time
+inline constexpr std::uint32_t kSmoothRows = 16;  // at most, at a time
 inline constexpr std::size_t kSmoothPadding = 40;
 inline constexpr float kSmoothUnits = 1600;
 inline constexpr std::int16_t kLargestSmooth = 2047;  // sample or limit; larger ones count as this
@@ -138,7 +138,7 @@ class SmoothState {
   std::size_t windows_;
   std::size_t stride_;                // whole lines of the cache
   std::uint32_t rows_ = 0;            // so far, but no more than windows reach back
-  std::vector<std::int16_t> memory_;  // [72][stride_] from the first whole line on
+  std::vector<std::int16_t> memory_;  // [104][stride_] from the first whole line on
 };
 
 // Takes the next rows of a plane, `count` of at most kSmoothRows, each as many samples as windows and kSmoothPx - 1 more.
