@@ -175,7 +175,8 @@ Result<void> Describe(const Options& options, const Globals& globals) {
                          {"icc_bytes", header.metadata.icc_profile.size()},
                          {"source_orientation", header.metadata.source_orientation},
                          {"raw_bytes", RawBytes(layout)},
-                         {"estimated_psnr_db", Finite(psnr)}};
+                         {"estimated_psnr_db", Finite(psnr)},
+                         {"smoothing", header.smoothing / 64.0}};
   std::string text =
       options.file + "\npicture         " + LayoutText(layout) +
       (header.metadata.icc_profile.empty()
@@ -187,7 +188,10 @@ Result<void> Describe(const Options& options, const Globals& globals) {
       " bytes of samples)\nerror           about " + Fixed(psnr, 2) + " dB (the encoder's estimate" +
       (asset.reader.is_truncated() ? " of the whole file" : "") + ")\n" + "k               " +
       (header.max_k == 0 ? std::string("all") : std::to_string(header.max_k)) +
-      " basis dimensions per patch of level 0\n";
+      " basis dimensions per patch of level 0\nsmoothing       " +
+      (header.smoothing == 0 ? std::string("none")
+                             : "at full size, of detail below " + Fixed(header.smoothing / 64.0, 2) + " steps") +
+      "\n";
   DescribeStructure(asset.reader, asset.resolve, text, json);
   if (options.full || std::uint64_t{layout.width} * layout.height <= kQuickPixels) {
     ProgressBar bar("info", globals);

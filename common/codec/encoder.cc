@@ -204,6 +204,11 @@ Layered CutLayers(const std::vector<CodedTile>& tiles, double final_slope, std::
     out.seen_left += tile.code.energy.seen_saved - reached.seen_saved;
     out.measured_left += tile.code.energy.measured_saved - reached.measured_saved;
   }
+  // Where all that is worth its bytes is worth more than that, the last layers are empty.
+  out.layer_count = 1;
+  for (const container::ChunkData& chunk : out.chunks) {
+    out.layer_count = std::max(out.layer_count, std::uint32_t{chunk.id.layer} + 1);
+  }
   return out;
 }
 
