@@ -471,6 +471,24 @@ bool CodePass(TileState& tile, int slot, PassKind kind, std::size_t band_index, 
   return true;
 }
 
+// Writes |from[i]| to `exact`, magnitudes << 1 | sign to `values`, and adds the squares to `energy`; returns all bits of the
+// values.
+std::uint32_t Round(const float* __restrict from, std::size_t count, float rounding, float* __restrict exact,
+                    std::uint32_t* __restrict values, double* __restrict energy) {
+  constexpr float kLargest = static_cast<float>((1u << (kMaxPlanes - 1)) - 1);
+  std::uint32_t all = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    const float magnitude = std::abs(from[i]);
+    const float rounded = magnitude + rounding < kLargest ? magnitude + rounding : kLargest;
+    const auto whole = static_cast<std::uint32_t>(static_cast<std::int32_t>(rounded));
+    exact[i] = magnitude;
+    values[i] = whole << 1 | std::bit_cast<std::uint32_t>(from[i]) >> 31;
+    all |= values[i];
+    energy[i] += double{magnitude} * magnitude;
+  }
+  return all;
+}
+
 }  // namespace
 
 bool BecomesActive(const Pass& pass, Encoding& encoding, std::size_t cell, const entropy::Probability& context) {
@@ -629,28 +647,36 @@ TileCode EncodeTile(TileKind kind, std::uint32_t columns, std::uint32_t rows, st
     target.planes.assign(tile.groups[shape.group].cells(), 0);
     target.values.assign(target.planes.size() * shape.count, 0);
     target.exact.assign(target.values.size(), 0.0f);
-    const float* from = targets[shape.group].data() + shape.first_k;
+  }
+  for (std::size_t g = 0; g < shapes.size(); ++g) {
+    // Patch by patch, as targets lie in memory.
+    std::vector<double> energy(shapes[g].count, 0.0);  // of each coefficient
+    const float* from = targets[g].data();
     for (std::uint32_t row = 0; row < rows; ++row) {
-      for (std::uint32_t column = 0; column < columns; ++column, from += shapes[shape.group].count) {
+      for (std::uint32_t column = 0; column < columns; ++column, from += shapes[g].count) {
         const std::size_t cell = tile.CellOf(column, row);
-        std::uint32_t all = 0;
-        for (std::size_t i = 0; i < shape.count; ++i) {
-          const float exact = std::abs(from[i]);
-          constexpr float kLargest = static_cast<float>((1u << (kMaxPlanes - 1)) - 1);
-          const auto magnitude = static_cast<std::uint32_t>(std::min(exact + quantiser.rounding, kLargest));
-          all |= magnitude;
-          target.exact[cell * shape.count + i] = exact;
-          target.values[cell * shape.count + i] = magnitude << 1 | (from[i] < 0 ? 1u : 0u);
-          const double energy = double{exact} * exact;
-          code.energy.seen_saved += energy;
-          code.energy.measured_saved += energy * target.weights[i];
+        for (std::size_t b = 0; b < tile.bands.size(); ++b) {
+          const BandShape& shape = tile.bands[b].shape;
+          if (shape.group != g) continue;
+          BandTarget& target = band_targets[b];
+          const std::size_t first = cell * shape.count;
+          const std::uint32_t all =
+              Round(from + shape.first_k, shape.count, quantiser.rounding, target.exact.data() + first,
+                    target.values.data() + first, energy.data() + shape.first_k);
+          target.planes[cell] = static_cast<std::uint8_t>(std::bit_width(all >> 1));
+          target.most_planes = std::max<int>(target.most_planes, target.planes[cell]);
         }
-        target.planes[cell] = static_cast<std::uint8_t>(std::bit_width(all));
-        target.most_planes = std::max<int>(target.most_planes, target.planes[cell]);
       }
     }
-    if (target.most_planes == 0) continue;
-    top_slot = std::max(top_slot, shapes[shape.group].SlotOf(target.most_planes - 1));
+    for (std::size_t k = 0; k < energy.size(); ++k) {
+      code.energy.seen_saved += energy[k];
+      code.energy.measured_saved += energy[k] * weights[g][k];
+    }
+  }
+  for (std::size_t b = 0; b < tile.bands.size(); ++b) {
+    if (band_targets[b].most_planes == 0) continue;
+    const GroupShape& shape = shapes[tile.bands[b].shape.group];
+    top_slot = std::max(top_slot, shape.SlotOf(band_targets[b].most_planes - 1));
   }
 
   tile.Begin(top_slot);
