@@ -82,10 +82,11 @@ inline constexpr std::size_t kRowsOfPhotographs = 2 * 12 + 2 * 6 + 2;
 inline constexpr std::size_t kRows = 2 * kRowsOfPhotographs;
 inline constexpr std::size_t kLevels = 32;
 inline constexpr std::size_t kLikely = 22;  // from this level up: see PassKind
+inline constexpr int kMiddle = 22;          // the level of a score of 0
 [[nodiscard]] inline std::size_t LevelOf(int score) {
-  return static_cast<std::size_t>(std::clamp((score >> 4) + 22, 0, static_cast<int>(kLevels) - 1));
+  return static_cast<std::size_t>(std::clamp((score >> 4) + kMiddle, 0, static_cast<int>(kLevels) - 1));
 }
-inline constexpr int kLeastLikely = (static_cast<int>(kLikely) - 22) * 16;  // score of that level
+inline constexpr int kLeastLikely = (static_cast<int>(kLikely) - kMiddle) * 16;  // score of that level
 [[nodiscard]] inline std::size_t RowOf(TileKind kind, std::uint32_t family, std::uint32_t band) {
   switch (kind) {
     case TileKind::kPicture:

@@ -649,15 +649,18 @@ TileCode EncodeTile(TileKind kind, std::uint32_t columns, std::uint32_t rows, st
     target.exact.assign(target.values.size(), 0.0f);
   }
   for (std::size_t g = 0; g < shapes.size(); ++g) {
+    std::vector<std::size_t> bands;
+    for (std::size_t b = 0; b < tile.bands.size(); ++b) {
+      if (tile.bands[b].shape.group == g) bands.push_back(b);
+    }
     // Patch by patch, as targets lie in memory.
     std::vector<double> energy(shapes[g].count, 0.0);  // of each coefficient
     const float* from = targets[g].data();
     for (std::uint32_t row = 0; row < rows; ++row) {
       for (std::uint32_t column = 0; column < columns; ++column, from += shapes[g].count) {
         const std::size_t cell = tile.CellOf(column, row);
-        for (std::size_t b = 0; b < tile.bands.size(); ++b) {
+        for (const std::size_t b : bands) {
           const BandShape& shape = tile.bands[b].shape;
-          if (shape.group != g) continue;
           BandTarget& target = band_targets[b];
           const std::size_t first = cell * shape.count;
           const std::uint32_t all =

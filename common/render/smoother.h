@@ -15,7 +15,8 @@ class Smoother {
  public:
   // Writes the limit of the coefficients of each window of a row, `count` of them, for a channel: the first window's left
   // column is `x`, its top row `y`, which may be outside the picture by as much, as may others; in units of
-  // transform::kSmoothUnits. Returns the first row below, at least transform::kSmoothRows further, for which they may differ.
+  // transform::kSmoothUnits. Returns the first row below for which they may differ: from there on others hold for at
+  // least transform::kSmoothRows rows.
   using Limits = std::function<std::int64_t(std::uint32_t channel, std::int64_t x, std::int64_t y, std::size_t count,
                                             std::int16_t* limits)>;
 

@@ -462,12 +462,11 @@ void TakeUnits(const float* row, const std::int16_t* units, float scale, std::si
 }
 
 // The sums and differences of a row and the next one, of the two pairs of rows before, and what windows above add to
-// the next rows: see Smooth().
+// the next rows: kSmoothColumns vectors. See Smooth().
 template <class Vector>
 struct Column {
   Vector row, sum1, sum2, difference1, difference2, more1, more2, less1, less2, next;
 };
-constexpr std::size_t kSmoothColumns = 10;  // vectors of a Column
 
 void Smooth(SmoothState& smooth, const std::int16_t* const* rows, const std::int16_t* const* limits,
             std::uint32_t count, std::int16_t* const* removed) {

@@ -34,7 +34,9 @@ void FilterRows(const LapMatrix& matrix, float* const* above, float* const* belo
 
 // Inside a SmoothState. What its rows are for is up to those who use it, not mixed: all are 0 at first.
 inline constexpr std::size_t kSmoothLine = 32;       // integers in a line of the cache
-inline constexpr std::size_t kSmoothStateRows = 104;  // of `stride` integers, at least two lines more than samples
+inline constexpr std::size_t kSmoothColumns = 10;  // that kernels keep of each of a row's four coefficients
+// Of `stride` integers, at least two lines more than samples.
+inline constexpr std::size_t kSmoothStateRows = 4 * (kSmoothColumns + kSmoothRows);
 struct SmoothStateAccess {
   explicit SmoothStateAccess(SmoothState& state) : state_(state) {
     const auto at = reinterpret_cast<std::uintptr_t>(state.memory_.data()) / sizeof(std::int16_t);

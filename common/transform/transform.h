@@ -138,7 +138,7 @@ class SmoothState {
   std::size_t windows_;
   std::size_t stride_;                // whole lines of the cache
   std::uint32_t rows_ = 0;            // so far, but no more than windows reach back
-  std::vector<std::int16_t> memory_;  // [104][stride_] from the first whole line on
+  std::vector<std::int16_t> memory_;  // rows of stride_, from the first whole line on
 };
 
 // Takes the next rows of a plane, `count` of at most kSmoothRows, each as many samples as windows and kSmoothPx - 1 more.
