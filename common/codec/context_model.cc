@@ -25,13 +25,13 @@ BandModel MakeModel(TileKind kind, std::uint32_t family, std::uint32_t index) {
   model.luma = gather(significance::kLuma, 3);
   model.other = gather(significance::kOther, 1);
   model.patch = gather(significance::kPatch, kInside);
+  model.patch.resize((kInside + 1) * model.columns, 0);
   model.active = ActivityWeights().data() + activity::RowOf(kind, family, index) * activity::kWeights;
   return model;
 }
 
-using GroupSums = std::array<std::int16_t, kInside * kMaxSums>;
 GroupSums MakeSumWeights(TileKind kind, std::uint32_t family) {
-  GroupSums out;
+  GroupSums out{};
   for (std::uint32_t band = 0; band < kMaxSums; ++band) {
     const std::size_t row = activity::RowOf(kind, family, band) * activity::kWeights;
     for (std::size_t k = 0; k < kInside; ++k) out[k * kMaxSums + band] = ActivityWeights()[row + activity::kPatch + k];
@@ -41,7 +41,7 @@ GroupSums MakeSumWeights(TileKind kind, std::uint32_t family) {
 
 }  // namespace
 
-const std::array<std::int16_t, kInside * kMaxSums>& SumWeights(TileKind kind, std::uint32_t family) {
+const GroupSums& SumWeights(TileKind kind, std::uint32_t family) {
   static const std::array<GroupSums, 2 * kTileKinds> weights = [] {
     std::array<GroupSums, 2 * kTileKinds> all;
     for (std::size_t i = 0; i < all.size(); ++i) {

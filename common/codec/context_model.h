@@ -113,9 +113,11 @@ inline constexpr float kScorePerLogOdds = 41.6f;
 [[nodiscard]] const std::array<std::int8_t, significance::kRows * significance::kWeights>& SignificanceWeights();
 [[nodiscard]] const std::array<std::int8_t, activity::kRows * activity::kWeights>& ActivityWeights();
 
-// Those of strengths in "becomes active", turned: [kInside][kMaxSums], the bands of a group side by side.
+// Those of strengths in "becomes active", turned: [kInside + 1][kMaxSums], the bands of a group side by side. The last row
+// is zero: who takes several bits of a mask at a time finds it behind the last one.
 inline constexpr std::size_t kMaxSums = 16;
-[[nodiscard]] const std::array<std::int16_t, kInside * kMaxSums>& SumWeights(TileKind kind, std::uint32_t family);
+using GroupSums = std::array<std::int16_t, (kInside + 1) * kMaxSums>;
+[[nodiscard]] const GroupSums& SumWeights(TileKind kind, std::uint32_t family);
 
 // Sizes of successive bands of a group: small where most of the energy is.
 inline constexpr std::array<std::uint32_t, 16> kBandSizes = {2, 3, 4, 5, 6, 8, 10, 12, 13, 16, 20, 24, 28, 32, 48, 64};
@@ -129,7 +131,7 @@ struct BandModel {
   std::vector<std::int16_t> neighbours;  // [8][columns]
   std::vector<std::int16_t> luma;        // [3][columns]
   std::vector<std::int16_t> other;
-  std::vector<std::int16_t> patch;        // [64][columns]
+  std::vector<std::int16_t> patch;      // [64 + 1][columns], the last row zero
   const std::int8_t* active = nullptr;  // the row of ActivityWeights()
 };
 inline constexpr std::size_t kVector = 8;

@@ -63,7 +63,7 @@ int ActiveScore(const Pass& pass, std::size_t cell) {
   }
   if (pass.luma_band != nullptr) score += weights[activity::kLuma + pass.luma_band->levels[cell]];
   if (pass.other_band != nullptr) score += weights[activity::kOther + pass.other_band->levels[cell]];
-  if (pass.sum_weights != nullptr) return score + pass.group.SumsOf(pass.band.shape.index)[cell];
+  if (pass.sum_weights != nullptr) return score + pass.group.sums[cell * kMaxSums + pass.band.shape.index];
   const std::int8_t* strengths = pass.group.strengths.data() + cell * pass.group.stride;
   for (std::uint64_t left = pass.group.SignsOf(cell, 0).nonzero; left != 0; left &= left - 1) {
     const auto k = static_cast<std::size_t>(std::countr_zero(left));
@@ -144,15 +144,14 @@ void AddInside(const BandModel& model, std::size_t k, int more, std::int16_t* sc
 
 // What a strength of 1's, new in the patch, adds to the scores of "becomes active".
 void AddToSums(const Pass& pass, std::size_t cell, std::size_t k) {
-  std::array<std::int16_t, kMaxSums> more;
+  std::int16_t* const sums = pass.group.sums.data() + cell * kMaxSums;
   const std::int16_t* weights = pass.sum_weights + k * kMaxSums;
-  for (std::size_t b = 0; b < kMaxSums; ++b) more[b] = static_cast<std::int16_t>(StrengthOf(1) * weights[b]);
-  pass.group.AddToSums(cell, more.data());
+  for (std::size_t b = 0; b < kMaxSums; ++b) sums[b] = static_cast<std::int16_t>(sums[b] + StrengthOf(1) * weights[b]);
 }
 
 std::size_t RefinementContext(const Pass& pass, std::size_t cell, std::size_t i) {
   const std::size_t at = cell * pass.group.stride + pass.band.shape.first_k + i;
-  const std::uint32_t known = pass.group.magnitudes.Get(at) >> (pass.plane + 1);
+  const std::uint32_t known = pass.band.magnitudes.Get(cell * pass.band.shape.count + i) >> (pass.plane + 1);
   if (known >= 4) return 5;
   std::uint32_t sides = 0;
   for (std::size_t n = 0; n < 4; ++n) {
@@ -195,7 +194,7 @@ std::vector<std::int8_t> ActiveFeatures(const Pass& pass, std::size_t cell) {
   if (pass.other_band != nullptr) features[activity::kOther + pass.other_band->levels[cell]] = 1;
   for (std::size_t k = 0; k < std::min<std::size_t>(kInside, pass.group.shape.count); ++k) {
     features[activity::kPatch + k] =
-        StrengthOf(pass.group.magnitudes.Get(cell * pass.group.stride + k) >> pass.plane);
+        StrengthOf(pass.tile.MagnitudeOf(pass.band.shape.group, cell, k) >> pass.plane);
   }
   return features;
 }
@@ -208,7 +207,8 @@ std::vector<std::int8_t> SignificanceFeatures(const Pass& pass, std::size_t cell
   features[significance::kFresh] = fresh ? 1 : 0;
   for (std::size_t n = 0; n < kAround; ++n) {
     const auto there = static_cast<std::size_t>(static_cast<std::ptrdiff_t>(cell) + pass.around[n]);
-    features[significance::kNeighbours + n] = StrengthOf(group.magnitudes.Get(there * group.stride + k) >> pass.plane);
+    features[significance::kNeighbours + n] =
+        StrengthOf(pass.tile.MagnitudeOf(pass.band.shape.group, there, k) >> pass.plane);
   }
   if (pass.luma_band != nullptr) {
     for (std::size_t d = 0; d < 3; ++d) {
@@ -220,7 +220,8 @@ std::vector<std::int8_t> SignificanceFeatures(const Pass& pass, std::size_t cell
     features[significance::kOther] = pass.other->strengths[cell * pass.other->stride + k];
   }
   for (std::size_t j = 0; j < std::min<std::size_t>(kInside, group.shape.count); ++j) {
-    features[significance::kPatch + j] = StrengthOf(group.magnitudes.Get(cell * group.stride + j) >> pass.plane);
+    features[significance::kPatch + j] =
+        StrengthOf(pass.tile.MagnitudeOf(pass.band.shape.group, cell, j) >> pass.plane);
   }
   return features;
 }
@@ -260,18 +261,18 @@ bool IsWorthStarting(BandTarget& target, std::size_t first, std::size_t count, d
 // The next bits of what was significant before this plane, in an active patch. False if the code ended.
 template <class Coder>
 bool RefinePatch(const Pass& pass, std::size_t cell, Coder& coder) {
-  GroupState& group = pass.group;
   const BandShape& shape = pass.band.shape;
-  const std::size_t at = cell * group.stride + shape.first_k;
+  Magnitudes& magnitudes = pass.band.magnitudes;
+  const std::size_t at = cell * shape.count;
   for (std::size_t i = 0; i < shape.count; ++i) {
-    const std::uint32_t before = group.magnitudes.Get(at + i);
+    const std::uint32_t before = magnitudes.Get(at + i);
     if (before >> pass.plane >> 1 == 0) continue;
     bool bit = false;
     if constexpr (Coder::kEncodes) bit = (coder.TrueValue(pass, cell, i) >> 1 >> pass.plane & 1) != 0;
     bit = coder.Code(bit, pass.tile.contexts.Refinement(shape.context_class, RefinementContext(pass, cell, i)));
     if (coder.Stopped()) return false;
     const std::uint32_t after = before | (bit ? 1u : 0u) << pass.plane;
-    group.magnitudes.Set(at + i, after);
+    magnitudes.Set(at + i, after);
     if constexpr (Coder::kEncodes) Count(pass, coder.encoding(), cell, i, before, after);
   }
   return true;
@@ -356,7 +357,7 @@ bool CodePatch(const Pass& pass, std::size_t cell, Coder& coder) {
     negative = coder.Code(negative != sign.inverted, contexts.Sign(row, sign.context)) != sign.inverted;
     if (coder.Stopped()) return false;
     const std::uint32_t magnitude = std::uint32_t{1} << plane;
-    group.magnitudes.Set(cell * group.stride + k, magnitude);
+    band.magnitudes.Set(cell * shape.count + i, magnitude);
     signs.nonzero |= bit_of_k;
     if (negative) signs.negative |= bit_of_k;
     strengths[i] = StrengthOf(1);
@@ -372,23 +373,18 @@ bool CodePatch(const Pass& pass, std::size_t cell, Coder& coder) {
 // Before the first pass of a slot: what magnitudes count at its planes.
 void BeginSlot(TileState& tile, int slot, bool has_sums) {
   if (has_sums) return LowerPlanes(tile, slot);
-  for (GroupState& group : tile.groups) {
+  for (Band& band : tile.bands) {
+    const BandShape& shape = band.shape;
+    GroupState& group = tile.groups[shape.group];
     if (group.shape.IsIdle(slot)) continue;
     const int plane = group.shape.PlaneIn(slot);
     for (std::size_t cell = 0; cell < group.cells(); ++cell) {
-      for (std::size_t word = 0; word < group.words; ++word) {
-        for (std::uint64_t left = group.signs[cell * group.words + word].nonzero; left != 0; left &= left - 1) {
-          const std::size_t at = cell * group.stride + word * 64 + static_cast<std::size_t>(std::countr_zero(left));
-          group.strengths[at] = StrengthOf(group.magnitudes.Get(at) >> plane);
-        }
-      }
-    }
-  }
-  for (Band& band : tile.bands) {
-    if (tile.groups[band.shape.group].shape.IsIdle(slot)) continue;
-    for (std::size_t cell = 0; cell < tile.groups[band.shape.group].cells(); ++cell) {
       if (band.active[cell] != Activity::kYes) continue;
-      band.levels[cell] = LevelOfBand(tile.groups[band.shape.group], band.shape, cell);
+      std::int8_t* strengths = group.strengths.data() + cell * group.stride + shape.first_k;
+      for (std::size_t i = 0; i < shape.count; ++i) {
+        strengths[i] = StrengthOf(band.magnitudes.Get(cell * shape.count + i) >> plane);
+      }
+      band.levels[cell] = LevelOfBand(group, shape, cell);
     }
   }
 }
@@ -412,6 +408,7 @@ bool CodePass(TileState& tile, int slot, PassKind kind, std::size_t band_index, 
     if constexpr (Coder::kEncodes) starts = coder.encoding().target->most_planes > plane;
     starts = coder.Code(starts, tile.contexts.Started(band.shape.context_class));
     if (coder.Stopped()) return false;
+    if (starts) band.magnitudes.Reset(tile.groups[band.shape.group].cells() * band.shape.count, plane + 1);
     band.started = starts;
     band.plane = plane;
     band.refined = patches;
@@ -610,25 +607,19 @@ TileState::TileState(TileKind kind_in, std::uint32_t columns_in, std::uint32_t r
     band.shape = shape;
     band.active.assign(cells + kCellAlignment, Activity::kNo);
     band.levels.assign(cells + kCellAlignment, 0);
+    GroupState& group = groups[shape.group];
+    group.band_of.insert(group.band_of.end(), shape.count, bands.size());
     bands.push_back(std::move(band));
-    ++groups[shape.group].bands;
-  }
-}
-
-void TileState::Begin(int highest_slot) {
-  top_slot = highest_slot;
-  for (GroupState& group : groups) {
-    group.magnitudes.Reset(group.cells() * group.stride, group.shape.PlaneIn(top_slot) + 1);
   }
 }
 
 std::size_t TileState::memory_bytes() const {
   std::size_t bytes = sizeof(TileState) + contexts.all.size() * sizeof(entropy::Probability);
   for (const GroupState& group : groups) {
-    bytes += group.magnitudes.bytes().size() + group.strengths.size() +
-             group.signs.size() * sizeof(GroupState::Signs) + group.sums.size() * sizeof(std::int16_t);
+    bytes += group.strengths.size() + group.signs.size() * sizeof(GroupState::Signs) +
+             group.band_of.size() * sizeof(std::size_t) + group.sums.size() * sizeof(std::int16_t);
   }
-  for (const Band& band : bands) bytes += band.active.size() + band.levels.size();
+  for (const Band& band : bands) bytes += band.active.size() + band.levels.size() + band.magnitudes.bytes().size();
   return bytes;
 }
 
@@ -682,7 +673,7 @@ TileCode EncodeTile(TileKind kind, std::uint32_t columns, std::uint32_t rows, st
     top_slot = std::max(top_slot, shape.SlotOf(band_targets[b].most_planes - 1));
   }
 
-  tile.Begin(top_slot);
+  tile.top_slot = top_slot;
   Encoding encoding;
   encoding.bit_price = quantiser.bit_price;
   encoding.observer = observer;
@@ -723,7 +714,7 @@ void TileDecoder::Decode(std::size_t passes, std::span<const std::uint8_t> bytes
     for (int bit = 0; bit < 5; ++bit) top_slot = top_slot << 1 | (decoder_.CodeRaw() ? 1 : 0);
     stopped_ = reader.Stopped();
     if (stopped_) return;
-    state_.Begin(std::min(top_slot, kMaxSlots - 1));
+    state_.top_slot = std::min(top_slot, kMaxSlots - 1);
     for (Band& band : state_.bands) {
       band.plane = state_.groups[band.shape.group].shape.PlaneIn(state_.top_slot + 1);
       band.known_quarters = std::uint64_t{kPassKinds} << band.plane;

@@ -110,6 +110,7 @@ class Magnitudes {
   [[nodiscard]] const std::vector<std::uint8_t>& bytes() const { return bytes_; }
 
  private:
+  // Not inline: what is seldom needed makes a loop slower that it stands in.
   [[nodiscard]] std::uint32_t GetWide(std::size_t at) const;
   void SetWide(std::size_t at, std::uint32_t magnitude);
 
@@ -122,7 +123,6 @@ class Magnitudes {
 struct GroupState {
   GroupShape shape;
   std::size_t stride = 0;  // `shape.count` rounded up
-  Magnitudes magnitudes;   // [cells, stride] once TileState::Begin() has been called
   // [cells, stride] StrengthOf() each magnitude at the plane of the last pass, and then some more zeros.
   std::vector<std::int8_t> strengths;
   // Of 64 coefficients, a bit each.
@@ -133,21 +133,14 @@ struct GroupState {
   };
   std::size_t words = 0;     // Signs of a cell
   std::vector<Signs> signs;  // [cells, words]
-  std::size_t bands = 0;
-  // [bands, sum_stride] what a cell's own strengths add to the score of "becomes active" of each band; empty where
-  // tile_kernels.h is not used.
+  std::vector<std::size_t> band_of;  // [count] the tile's band that each coefficient belongs to
+  // [cells and then some, kMaxSums] what a cell's own strengths add to the score of "becomes active" of each band; empty
+  // where tile_kernels.h is not used.
   std::vector<std::int16_t> sums;
-  std::size_t sum_stride = 0;  // cells, and then some
 
   [[nodiscard]] std::size_t cells() const { return signs.size() / words; }
   [[nodiscard]] Signs& SignsOf(std::size_t cell, std::size_t k) { return signs[cell * words + k / 64]; }
   [[nodiscard]] const Signs& SignsOf(std::size_t cell, std::size_t k) const { return signs[cell * words + k / 64]; }
-  [[nodiscard]] const std::int16_t* SumsOf(std::size_t band) const { return sums.data() + band * sum_stride; }
-  // `more` is [kMaxSums].
-  void AddToSums(std::size_t cell, const std::int16_t* more) {
-    std::int16_t* at = sums.data() + cell;
-    for (std::size_t b = 0; b < bands; ++b, at += sum_stride) *at = static_cast<std::int16_t>(*at + more[b]);
-  }
   [[nodiscard]] static std::uint64_t BitOf(std::size_t k) { return std::uint64_t{1} << k % 64; }
 };
 
@@ -171,6 +164,7 @@ struct Band {
   std::vector<Activity> active;      // [cells]
   std::vector<std::uint8_t> levels;  // [cells] BandLevelOf() the strengths
   bool started = false;
+  Magnitudes magnitudes;  // [cells, shape.count] once it has started
   int plane = 0;            // the last of which anything is known
   std::size_t refined = 0;  // patches in which it is known of coefficients that were significant before it, too
   // To how many quarters of a step coefficients are known: 8 * 2^plane before the passes of a plane, one less after each.
@@ -216,14 +210,17 @@ struct TileState {
   std::size_t passes = 0;  // completed
 
   TileState(TileKind kind, std::uint32_t columns, std::uint32_t rows, std::span<const GroupShape> shapes);
-  // Once, when the highest slot is known and before anything is coded in it.
-  void Begin(int highest_slot);
   [[nodiscard]] std::size_t stride() const { return columns + 2; }
   [[nodiscard]] std::size_t CellOf(std::uint32_t column, std::uint32_t row) const {
     return (row + 1) * stride() + column + 1;
   }
   [[nodiscard]] bool finished() const {
     return top_slot >= 0 && passes >= kPassKinds * bands.size() * static_cast<std::size_t>(top_slot + 1);
+  }
+  // Of coefficient k of a group.
+  [[nodiscard]] std::uint32_t MagnitudeOf(std::size_t group, std::size_t cell, std::size_t k) const {
+    const Band& band = bands[groups[group].band_of[k]];
+    return band.started ? band.magnitudes.Get(cell * band.shape.count + k - band.shape.first_k) : 0;
   }
   [[nodiscard]] std::size_t memory_bytes() const;
 };

@@ -12,7 +12,6 @@ bool CanUseKernels(const TileState&) {
   return false;
 }
 void UseKernels(TileState&) {}
-void Resum(GroupState&, TileKind, std::uint32_t, std::size_t) {}
 void LowerPlanes(TileState&, int) {}
 std::size_t DecodePatches(const Pass&, entropy::RangeDecoder&, std::size_t first) {
   return first;
@@ -60,6 +59,7 @@ using Strengths = hn::FixedTag<std::int8_t, kVector>;
 using Cells = hn::FixedTag<std::int8_t, 16>;
 using ScoreVector = hn::Vec<Scores>;
 constexpr std::size_t kMaxBlocks = 2;
+constexpr std::size_t kAtOnce = 2;  // coefficients of a patch
 
 bool Works() {
   return true;
@@ -89,11 +89,50 @@ struct BandSum {
   }
 };
 
-void Lower(TileState& tile, int slot) {
+// A bit for each lane: of at most sixteen.
+template <class Tag>
+HWY_INLINE std::uint32_t BitsOf(Tag tag, hn::Mask<Tag> mask) {
+  std::uint8_t bits[8] = {};
+  hn::StoreMaskBits(tag, mask, bits);
+  return (bits[0] | std::uint32_t{bits[1]} << 8) & ((1u << hn::MaxLanes(tag)) - 1);
+}
+
+HWY_INLINE void AddToSums(GroupState& group, std::size_t cell, ScoreVector low, ScoreVector high) {
+  const Scores d;
+  static_assert(kMaxSums == 2 * kVector);
+  std::int16_t* const sums = group.sums.data() + cell * kMaxSums;
+  hn::StoreU(hn::Add(hn::LoadU(d, sums), low), d, sums);
+  hn::StoreU(hn::Add(hn::LoadU(d, sums + kVector), high), d, sums + kVector);
+}
+
+// Every kMaxSums-th number.
+HWY_INLINE ScoreVector LoadColumn(const std::int16_t* from) {
+  using Raw = std::int16_t __attribute__((vector_size(2 * kVector)));
+  constexpr std::size_t kStep = kMaxSums;
+  const Raw raw = {from[0],         from[kStep],     from[2 * kStep], from[3 * kStep],
+                   from[4 * kStep], from[5 * kStep], from[6 * kStep], from[7 * kStep]};
+  alignas(16) std::int16_t numbers[kVector];
+  std::memcpy(numbers, &raw, sizeof raw);
+  return hn::Load(Scores(), numbers);
+}
+
+// Makes the first `count` strengths of a cell those of doubled magnitudes; returns a bit for each that changes.
+HWY_INLINE std::uint64_t DoubleStrengths(std::int8_t* strengths, std::size_t count) {
   const Cells d;
-  // What strengths become when magnitudes double.
   alignas(16) static constexpr std::int8_t kDoubled[16] = {0, 2, 3, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5};
   const auto doubled = hn::Load(d, kDoubled);
+  std::uint64_t changed = 0;
+  for (std::size_t k = 0; k < count; k += 16) {
+    const auto before = hn::LoadU(d, strengths + k);
+    const auto after = hn::TableLookupBytes(doubled, before);
+    changed |= std::uint64_t{BitsOf(d, hn::Ne(before, after))} << k;
+    hn::StoreU(after, d, strengths + k);
+  }
+  return changed;
+}
+
+void Lower(TileState& tile, int slot) {
+  const Scores d;
   struct OfBand {
     std::uint8_t* levels;
     std::uint32_t first_k;
@@ -110,22 +149,32 @@ void Lower(TileState& tile, int slot) {
       const std::uint64_t mask = ((std::uint64_t{1} << shape.count) - 1) << shape.first_k;
       bands.push_back({band.levels.data(), shape.first_k, mask, BandSum(shape.count)});
     }
+    const std::int16_t* weights = SumWeights(tile.kind, g == 0 ? 0 : 1).data();
     // Row by row: what has just been written is not read at once, and not yet far away.
+    std::array<std::uint64_t, kMaxTileColumns + 2> changed;
     for (std::size_t row = 0; row < group.cells(); row += tile.stride()) {
-      for (std::size_t cell = row; cell < row + tile.stride(); ++cell) {
-        if (group.signs[cell].nonzero == 0) continue;
-        std::int8_t* strengths = group.strengths.data() + cell * group.stride;
-        for (std::size_t k = 0; k < group.stride; k += 16) {
-          hn::StoreU(hn::TableLookupBytes(doubled, hn::LoadU(d, strengths + k)), d, strengths + k);
-        }
+      for (std::size_t i = 0; i < tile.stride(); ++i) {
+        std::int8_t* strengths = group.strengths.data() + (row + i) * group.stride;
+        const std::uint64_t nonzero = group.signs[row + i].nonzero;
+        changed[i] = nonzero == 0 ? 0 : DoubleStrengths(strengths, static_cast<std::size_t>(std::bit_width(nonzero)));
       }
-      for (std::size_t cell = row; cell < row + tile.stride(); ++cell) {
-        const std::uint64_t nonzero = group.signs[cell].nonzero;
-        if (nonzero == 0) continue;
-        Resum(group, tile.kind, g == 0 ? 0 : 1, cell);
+      for (std::size_t i = 0; i < tile.stride(); ++i) {
+        if (changed[i] == 0) continue;
+        const std::size_t cell = row + i;
         const std::int8_t* strengths = group.strengths.data() + cell * group.stride;
+        auto sums_low = hn::Zero(d);
+        auto sums_high = hn::Zero(d);
+        for (std::uint64_t left = changed[i]; left != 0;) {
+          for (std::size_t n = 0; n < kAtOnce; ++n, left &= left - 1) {
+            const auto k = static_cast<std::size_t>(std::countr_zero(left));
+            const auto more = hn::Set(d, static_cast<std::int16_t>(strengths[k] >> 1));  // from 2 to 3, or from 3 to 5
+            sums_low = hn::Add(sums_low, hn::Mul(more, hn::LoadU(d, weights + k * kMaxSums)));
+            sums_high = hn::Add(sums_high, hn::Mul(more, hn::LoadU(d, weights + k * kMaxSums + kVector)));
+          }
+        }
+        AddToSums(group, cell, sums_low, sums_high);
         for (const OfBand& band : bands) {
-          if ((nonzero & band.mask) != 0) band.levels[cell] = band.sum.LevelOf(strengths + band.first_k);
+          if ((changed[i] & band.mask) != 0) band.levels[cell] = band.sum.LevelOf(strengths + band.first_k);
         }
       }
     }
@@ -149,25 +198,18 @@ struct Constants {
     }
     const auto stride = static_cast<std::ptrdiff_t>(pass.group.stride);
     for (std::size_t n = 0; n < kAround; ++n) distances[n] = pass.around[n] * stride;
-    const std::int8_t* of_left = pass.model.active + activity::kNeighbours;
-    most_left = *std::max_element(of_left, of_left + 8);
+    row = static_cast<std::ptrdiff_t>(pass.tile.stride());
+    active_at = kActiveAt + shape.context_class * activity::kLevels;
   }
 
   BandSum band_sum;
   entropy::Probability* contexts;
-  int most_left;  // that the left neighbour can add to a score of "becomes active"
+  std::ptrdiff_t row;     // cells
+  std::size_t active_at;  // the first context of "becomes active"
   std::array<std::ptrdiff_t, kAround> distances;  // to strengths of patches around
   std::array<std::int16_t, kMaxBlocks * kVector> significance_at{};
   std::array<std::int16_t, 3 * kMaxBlocks * kVector> luma{};
 };
-
-// A bit for each lane: of at most sixteen.
-template <class Tag>
-HWY_INLINE std::uint32_t BitsOf(Tag tag, hn::Mask<Tag> mask) {
-  std::uint8_t bits[8] = {};
-  hn::StoreMaskBits(tag, mask, bits);
-  return (bits[0] | std::uint32_t{bits[1]} << 8) & ((1u << hn::MaxLanes(tag)) - 1);
-}
 
 // The contexts of the coefficients of a patch's band, and the scores from which they come.
 template <std::size_t kBlocks>
@@ -277,7 +319,6 @@ HWY_INLINE void CodePatch(const Pass& pass, const Constants& constants, std::siz
   const BandShape& shape = pass.band.shape;
   const std::size_t first_k = shape.first_k;
   constexpr std::size_t kColumns = kBlocks * kVector;
-  const std::size_t first = cell * group.stride + first_k;
   GroupState::Signs& signs = group.signs[cell];
   const std::uint32_t all = (std::uint32_t{1} << shape.count) - 1;
   const bool likely = pass.kind == PassKind::kLikely;
@@ -313,12 +354,15 @@ HWY_INLINE void CodePatch(const Pass& pass, const Constants& constants, std::siz
     if (fresh) score = hn::Add(score, hn::LoadU(d, model.fresh.data() + at));
     contexts.scores[b] = score;
   }
-  for (std::uint64_t left = signs.nonzero; left != 0; left &= left - 1) {
-    const auto k = static_cast<std::size_t>(std::countr_zero(left));
-    const auto times = hn::Set(d, own[k]);
-    for (std::size_t b = 0; b < kBlocks; ++b) {
-      contexts.scores[b] = hn::Add(contexts.scores[b],
-                                   hn::Mul(times, hn::LoadU(d, model.patch.data() + k * kColumns + b * kVector)));
+  // Several at a time, as it cannot be foreseen how many there are; behind the last one is a row of zeros.
+  for (std::uint64_t left = signs.nonzero; left != 0;) {
+    for (std::size_t n = 0; n < kAtOnce; ++n, left &= left - 1) {
+      const auto k = static_cast<std::size_t>(std::countr_zero(left));
+      const auto times = hn::Set(d, own[k]);
+      for (std::size_t b = 0; b < kBlocks; ++b) {
+        contexts.scores[b] = hn::Add(contexts.scores[b],
+                                     hn::Mul(times, hn::LoadU(d, model.patch.data() + k * kColumns + b * kVector)));
+      }
     }
   }
   std::uint32_t left = likely ? open & contexts.Likely() : open;
@@ -342,18 +386,18 @@ HWY_INLINE void CodePatch(const Pass& pass, const Constants& constants, std::siz
       continue;
     }
     const std::size_t k = first_k + i;
-    const auto sign = [&](std::size_t n) {
-      const auto neighbour = static_cast<std::size_t>(static_cast<std::ptrdiff_t>(cell) + pass.around[n]);
-      const GroupState::Signs& there = group.signs[neighbour];
+    const auto sign_of = [k](const GroupState::Signs& there) {
       return static_cast<int>(there.nonzero >> k & 1) - 2 * static_cast<int>(there.negative >> k & 1);
     };
-    const int sum = 5 * (sign(0) + sign(1)) + sign(2) + sign(3);
-    const std::size_t row = shape.first_row + std::min<std::size_t>(i, shape.last_row - shape.first_row);
+    const GroupState::Signs* const here = &signs;
+    const int beside = sign_of(here[-1]) + sign_of(here[1]);
+    const int sum = 5 * beside + sign_of(*(here - constants.row)) + sign_of(*(here + constants.row));
     const std::uint32_t inverted = sum < 0 ? 1 : 0;
+    const std::size_t row = shape.first_row + std::min<std::size_t>(i, shape.last_row - shape.first_row);
     const std::size_t at = kSignAt + row * kSignContexts + static_cast<std::size_t>(sum < 0 ? -sum : sum);
     const std::uint32_t negative = coder.Negative(cell, i, inverted, constants.contexts[at]);
     const std::uint32_t magnitude = std::uint32_t{1} << pass.plane;
-    group.magnitudes.Set(first + i, magnitude);
+    pass.band.magnitudes.Set(cell * count + i, magnitude);
     coder.Tell(cell, i, 0, magnitude);
     constexpr std::int8_t kStrength = 2;  // StrengthOf(1)
     mine = hn::Or(mine, hn::LoadU(bytes, kOneStrength + 15 - i));
@@ -379,11 +423,7 @@ HWY_INLINE void CodePatch(const Pass& pass, const Constants& constants, std::siz
   }
   if (likely) signs.seen |= std::uint64_t{zeros} << first_k;
   if (!changed) return;
-  static_assert(kMaxSums == 2 * kVector);
-  alignas(16) std::int16_t sums[kMaxSums];
-  hn::Store(sums_low, d, sums);
-  hn::Store(sums_high, d, sums + kVector);
-  group.AddToSums(cell, sums);
+  AddToSums(group, cell, sums_low, sums_high);
   hn::StoreU(mine, bytes, strengths);
   const auto words = hn::BitCast(hn::FixedTag<std::uint64_t, kBlocks>(), mine);
   pass.band.levels[cell] =
@@ -395,9 +435,9 @@ template <std::size_t kBlocks, class Coder>
 HWY_INLINE void RefinePatch(const Pass& pass, const Constants& constants, std::size_t cell, Coder& coder) {
   const Scores d;
   const BandShape& shape = pass.band.shape;
-  const std::size_t first = cell * pass.group.stride + shape.first_k;
-  const std::int8_t* const strengths = pass.group.strengths.data() + first;
-  Magnitudes& magnitudes = pass.group.magnitudes;
+  const std::int8_t* const strengths = pass.group.strengths.data() + cell * pass.group.stride + shape.first_k;
+  Magnitudes& magnitudes = pass.band.magnitudes;
+  const std::size_t first = cell * shape.count;
   std::uint32_t left = 0;
   for (std::size_t b = 0; b < kBlocks; ++b) {
     left |= BitsOf(d, hn::Gt(LoadStrengths(strengths + b * kVector), hn::Set(d, 2))) << (b * kVector);
@@ -423,24 +463,26 @@ HWY_INLINE void RefinePatch(const Pass& pass, const Constants& constants, std::s
   for (; left != 0; left &= left - 1) {
     const auto i = static_cast<std::size_t>(std::countr_zero(left));
     const std::uint32_t magnitude = magnitudes.Get(first + i);
-    const bool large = (magnitude >> pass.plane >> 1) >= 4;
-    const std::size_t at = large ? contexts_at + 5 : static_cast<std::size_t>(indices[i]);
+    // Without a branch, as it cannot be foreseen.
+    const std::size_t large = 0u - static_cast<std::size_t>((magnitude >> pass.plane >> 1) >= 4);
+    const std::size_t at = (static_cast<std::size_t>(indices[i]) & ~large) | ((contexts_at + 5) & large);
     const std::uint32_t after = magnitude | coder.Refinement(cell, i, constants.contexts[at]) << pass.plane;
     magnitudes.Set(first + i, after);
     coder.Tell(cell, i, magnitude, after);
   }
 }
 
-// The scores of "becomes active" of 16 cells from `at` on, without the left neighbour.
-struct ActiveScores {
-  ScoreVector low;
-  ScoreVector high;
+// Of 16 cells from `at` on, the scores of "becomes active", and the contexts to which they lead.
+struct ActiveContexts {
+  alignas(16) std::int16_t scores[2 * kVector];
+  alignas(16) std::int16_t indices[2 * kVector];
 
-  HWY_INLINE ActiveScores(const Pass& pass, std::size_t at) {
+  HWY_INLINE ActiveContexts(const Pass& pass, const Constants& constants, std::size_t at) {
     const Scores d;
     const Cells cells;
     const std::int8_t* weights = pass.model.active;
-    low = high = hn::Set(d, weights[activity::kBias]);
+    auto low = hn::Set(d, weights[activity::kBias]);
+    auto high = low;
     const auto add = [&](const std::vector<std::uint8_t>& levels, std::ptrdiff_t distance, std::size_t table) HWY_ATTR {
       const auto level = hn::LoadU(cells, reinterpret_cast<const std::int8_t*>(
                                               levels.data() + static_cast<std::ptrdiff_t>(at) + distance));
@@ -448,21 +490,40 @@ struct ActiveScores {
       low = hn::Add(low, hn::PromoteTo(d, hn::LowerHalf(weight)));
       high = hn::Add(high, hn::PromoteTo(d, hn::UpperHalf(hn::Half<Cells>(), weight)));
     };
-    for (std::size_t n = 1; n < kAround; ++n) {
+    for (std::size_t n = 0; n < kAround; ++n) {
       add(pass.band.levels, pass.around[n], activity::kNeighbours + n * 8);
     }
     if (pass.luma_band != nullptr) add(pass.luma_band->levels, 0, activity::kLuma);
     if (pass.other_band != nullptr) add(pass.other_band->levels, 0, activity::kOther);
     // Far from where levels end, a sum that is cut off does as well.
-    const std::int16_t* own = pass.group.SumsOf(pass.band.shape.index) + at;
-    low = hn::SaturatedAdd(low, hn::LoadU(d, own));
-    high = hn::SaturatedAdd(high, hn::LoadU(d, own + kVector));
+    const std::int16_t* own = pass.group.sums.data() + at * kMaxSums + pass.band.shape.index;
+    Set(constants, 0, hn::SaturatedAdd(low, LoadColumn(own)));
+    Set(constants, kVector, hn::SaturatedAdd(high, LoadColumn(own + kVector * kMaxSums)));
   }
-  // A bit for each score that is at least `least` once `more` is added.
-  [[nodiscard]] HWY_INLINE std::uint32_t AtLeast(int least, int more) const {
+  // A bit for each of which the context is that of a likely one.
+  [[nodiscard]] HWY_INLINE std::uint32_t Likely() const {
+    return LikelyOf(0) | LikelyOf(kVector) << kVector;
+  }
+  [[nodiscard]] HWY_INLINE bool IsLikely(std::size_t i) const { return scores[i] >= activity::kLeastLikely; }
+  // What a level next to a cell adds to its score has changed.
+  HWY_INLINE void Add(const Constants& constants, std::size_t i, int more) {
+    const int score = std::clamp(scores[i] + more, -32768, 32767);
+    scores[i] = static_cast<std::int16_t>(score);
+    indices[i] = static_cast<std::int16_t>(constants.active_at + activity::LevelOf(score));
+  }
+
+ private:
+  HWY_INLINE void Set(const Constants& constants, std::size_t first, ScoreVector score) {
     const Scores d;
-    const auto below = hn::Set(d, static_cast<std::int16_t>(least - more - 1));
-    return BitsOf(d, hn::Gt(low, below)) | BitsOf(d, hn::Gt(high, below)) << kVector;
+    constexpr auto kTop = static_cast<std::int16_t>(activity::kLevels - 1);
+    const auto level = hn::Min(hn::Max(hn::Add(hn::ShiftRight<4>(score), hn::Set(d, activity::kMiddle)), hn::Zero(d)),
+                               hn::Set(d, kTop));
+    hn::Store(score, d, scores + first);
+    hn::Store(hn::Add(level, hn::Set(d, static_cast<std::int16_t>(constants.active_at))), d, indices + first);
+  }
+  [[nodiscard]] HWY_INLINE std::uint32_t LikelyOf(std::size_t first) const {
+    const Scores d;
+    return BitsOf(d, hn::Gt(hn::Load(d, scores + first), hn::Set(d, activity::kLeastLikely - 1)));
   }
 };
 
@@ -498,39 +559,52 @@ HWY_INLINE std::size_t CodeAny(const Pass& pass, const Constants& constants, std
   Activity* const active = pass.band.active.data() + begin;
   const std::uint32_t all = (1u << (end - begin)) - 1;
   const bool rest = pass.kind == PassKind::kRest;
-  std::uint32_t left = CellsThatAre(rest ? Activity::kNo : Activity::kYes, active) & all;
-  std::uint32_t seen = rest ? CellsThatAre(Activity::kSeenNo, active) & all : 0;
-  alignas(16) std::int16_t scores[2 * kVector];
-  if (!rest || left != 0) {
-    const ActiveScores row(pass, begin);
-    hn::Store(row.low, Scores(), scores);
-    hn::Store(row.high, Scores(), scores + kVector);
-    if (!rest) left |= row.AtLeast(activity::kLeastLikely, constants.most_left) & all;
-  }
+  std::uint32_t no = CellsThatAre(Activity::kNo, active) & all;
+  const std::uint32_t others = CellsThatAre(rest ? Activity::kSeenNo : Activity::kYes, active) & all;
   std::size_t stop = end;
-  for (; left != 0; left &= left - 1) {
-    const auto i = static_cast<std::size_t>(std::countr_zero(left));
-    const std::size_t cell = begin + i;
-    if (!coder.Holds(decisions)) {
-      stop = cell;
-      seen &= (1u << i) - 1;
-      break;
-    }
-    const bool fresh = active[i] != Activity::kYes;
-    if (fresh) {
-      const int score = scores[i] + pass.model.active[activity::kNeighbours + pass.band.levels[cell - 1]];
-      const std::size_t level = activity::LevelOf(score);
-      if (!rest && level < activity::kLikely) continue;
-      const std::size_t at = kActiveAt + pass.band.shape.context_class * activity::kLevels + level;
-      if (!coder.Active(cell, constants.contexts[at])) {
-        if (!rest) active[i] = Activity::kSeenNo;
-        continue;
+  if ((rest ? no : no | others) != 0) {
+    ActiveContexts contexts(pass, constants, begin);
+    const std::int8_t* const of_left = pass.model.active + activity::kNeighbours;
+    std::uint32_t left = rest ? no : others | (no & contexts.Likely());
+    for (; left != 0; left &= left - 1) {
+      // A loop of its own for those that stay as they are, which is most of them.
+      std::uint32_t told = 0;
+      std::size_t i = 0;
+      bool fresh = false;
+      bool holds = true;
+      for (; left != 0; left &= left - 1) {
+        i = static_cast<std::size_t>(std::countr_zero(left));
+        holds = coder.Holds(decisions);
+        if (!holds || (no >> i & 1) == 0) break;
+        fresh = coder.Active(begin + i, constants.contexts[contexts.indices[i]]);
+        if (fresh) break;
+        told |= std::uint32_t{1} << i;
+      }
+      if (!rest) {
+        for (; told != 0; told &= told - 1) active[std::countr_zero(told)] = Activity::kSeenNo;
+      }
+      if (left == 0) break;
+      const std::size_t cell = begin + i;
+      if (!holds) {
+        stop = cell;
+        break;
       }
       active[i] = Activity::kYes;
+      const std::uint8_t before = pass.band.levels[cell];
+      CodePatch<kBlocks>(pass, constants, cell, fresh, coder);
+      const std::uint8_t after = pass.band.levels[cell];
+      if (before == after || i + 1 == 2 * kVector) continue;
+      contexts.Add(constants, i + 1, of_left[after] - of_left[before]);
+      if (!rest) {
+        const std::uint32_t next = std::uint32_t{2} << i & no;
+        left = contexts.IsLikely(i + 1) ? left | next : left & ~next;
+      }
     }
-    CodePatch<kBlocks>(pass, constants, cell, fresh, coder);
   }
-  for (; seen != 0; seen &= seen - 1) active[std::countr_zero(seen)] = Activity::kNo;
+  if (rest) {
+    std::uint32_t seen = others & ((1u << (stop - begin)) - 1);
+    for (; seen != 0; seen &= seen - 1) active[std::countr_zero(seen)] = Activity::kNo;
+  }
   return stop;
 }
 
@@ -600,22 +674,9 @@ bool CanUseKernels(const TileState& tile) {
 
 void UseKernels(TileState& tile) {
   for (GroupState& group : tile.groups) {
-    group.sum_stride = group.cells() + kMaxSums;
-    group.sums.assign(group.bands * group.sum_stride, 0);
+    constexpr std::size_t kMore = 2 * kVector;  // cells are read so many at a time
+    group.sums.assign((group.cells() + kMore) * kMaxSums, 0);
   }
-}
-
-void Resum(GroupState& group, TileKind kind, std::uint32_t family, std::size_t cell) {
-  const std::array<std::int16_t, kInside * kMaxSums>& weights = SumWeights(kind, family);
-  std::array<std::int16_t, kMaxSums> sums{};
-  const std::int8_t* strengths = group.strengths.data() + cell * group.stride;
-  for (std::uint64_t left = group.signs[cell].nonzero; left != 0; left &= left - 1) {
-    const auto k = static_cast<std::size_t>(std::countr_zero(left));
-    for (std::size_t b = 0; b < kMaxSums; ++b) {
-      sums[b] = static_cast<std::int16_t>(sums[b] + weights[k * kMaxSums + b] * strengths[k]);
-    }
-  }
-  for (std::size_t b = 0; b < group.bands; ++b) group.sums[b * group.sum_stride + cell] = sums[b];
 }
 
 void LowerPlanes(TileState& tile, int slot) {

@@ -14,9 +14,6 @@ namespace holo::codec {
 // Makes room for what the kernels keep: GroupState::sums. Before anything is coded.
 void UseKernels(TileState& tile);
 
-// Computes GroupState::sums of a cell anew.
-void Resum(GroupState& group, TileKind kind, std::uint32_t family, std::size_t cell);
-
 // What BeginSlot() of tile_coder.cc does, where the slot before has been begun or nothing is coded yet.
 void LowerPlanes(TileState& tile, int slot);
 

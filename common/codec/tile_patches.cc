@@ -19,17 +19,19 @@ namespace {
 void AddCoefficients(std::span<const float> steps, const TileShape& shape, const TileState& tile, std::size_t g,
                      TilePatches::Group& to) {
   const GroupState& state = tile.groups[g];
+  // What is known of a coefficient, and where.
   struct Known {
     float step = 0;
     int plane = 0;
     std::size_t refined = 0;  // patches
+    const Magnitudes* magnitudes = nullptr;
+    std::size_t at = 0;
+    std::size_t stride = 0;
   };
-  std::vector<Known> known(steps.size());
-  for (const Band& band : tile.bands) {
-    if (band.shape.group != g) continue;
-    for (std::uint32_t k = band.shape.first_k; k < band.shape.first_k + band.shape.count; ++k) {
-      known[k] = {steps[k], band.plane, band.refined};
-    }
+  std::vector<Known> known(state.band_of.size());
+  for (std::size_t k = 0; k < known.size(); ++k) {
+    const Band& band = tile.bands[state.band_of[k]];
+    known[k] = {steps[k], band.plane, band.refined, &band.magnitudes, k - band.shape.first_k, band.shape.count};
   }
   std::size_t count = 0;
   for (const GroupState::Signs& signs : state.signs) count += static_cast<std::size_t>(std::popcount(signs.nonzero));
@@ -46,9 +48,10 @@ void AddCoefficients(std::span<const float> steps, const TileShape& shape, const
         for (std::uint64_t left = signs.nonzero; left != 0; left &= left - 1) {
           const auto bit = static_cast<std::uint32_t>(std::countr_zero(left));
           const std::uint32_t k = word * 64 + bit;
-          const std::uint32_t magnitude = state.magnitudes.Get(cell * state.stride + k);
-          const int plane = PlaneOf(magnitude, known[k].plane, patch < known[k].refined);
-          const float value = known[k].step * Dequantise(magnitude, plane);
+          const Known& of_k = known[k];
+          const std::uint32_t magnitude = of_k.magnitudes->Get(cell * of_k.stride + of_k.at);
+          const int plane = PlaneOf(magnitude, of_k.plane, patch < of_k.refined);
+          const float value = of_k.step * Dequantise(magnitude, plane);
           // Without a branch, as signs cannot be foreseen.
           const auto sign = static_cast<std::uint32_t>(signs.negative >> bit & 1) << 31;
           *next++ = {k, std::bit_cast<float>(std::bit_cast<std::uint32_t>(value) ^ sign)};

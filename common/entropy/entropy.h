@@ -29,10 +29,10 @@ class Probability {
   // Without a branch: all bits of `ones` are the decision.
   void UpdateIf(std::uint32_t ones) {
     // A 1 is a 0 seen from the other end. Both averages at once: neither loses more than it has.
-    std::uint32_t distance = averages_ ^ ones;
-    distance -= (distance & 0xFFFFu) >> kFastShift;
-    distance -= distance >> (16 + kSlowShift) << 16;
-    averages_ = distance ^ ones;
+    const std::uint32_t distance = averages_ ^ ones;
+    const std::uint32_t fast = (distance & 0xFFFFu) >> kFastShift;
+    const std::uint32_t slow = distance >> (16 + kSlowShift) << 16;
+    averages_ = (distance - fast - slow) ^ ones;
   }
 
   static constexpr std::uint16_t kLeast = 64;
