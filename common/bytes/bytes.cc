@@ -7,17 +7,24 @@
 namespace holo::bytes {
 namespace {
 
-constexpr std::array<std::uint32_t, 256> MakeCrcTable() {
-  std::array<std::uint32_t, 256> table{};
+// [n][b]: what a byte b does to a CRC once n more bytes have followed.
+constexpr std::size_t kCrcSlices = 8;
+using CrcTables = std::array<std::array<std::uint32_t, 256>, kCrcSlices>;
+CrcTables MakeCrcTables() {
+  CrcTables tables{};
   for (std::uint32_t byte = 0; byte < 256; ++byte) {
     std::uint32_t value = byte;
     for (int bit = 0; bit < 8; ++bit) value = (value >> 1) ^ ((value & 1) != 0 ? 0xEDB88320u : 0u);
-    table[byte] = value;
+    tables[0][byte] = value;
   }
-  return table;
+  for (std::size_t n = 1; n < kCrcSlices; ++n) {
+    for (std::size_t byte = 0; byte < 256; ++byte) {
+      const std::uint32_t before = tables[n - 1][byte];
+      tables[n][byte] = before >> 8 ^ tables[0][before & 0xFF];
+    }
+  }
+  return tables;
 }
-
-constexpr std::array<std::uint32_t, 256> kCrcTable = MakeCrcTable();
 
 int HexDigit(char c) {
   if (c >= '0' && c <= '9') return c - '0';
@@ -142,8 +149,19 @@ std::size_t VarintSize(std::uint64_t value) {
 }
 
 std::uint32_t Crc32(std::span<const std::uint8_t> data, std::uint32_t crc) {
+  // Eight bytes at a time: Kounavis and Berry, "A systematic approach to building high performance software-based CRC
+  // generators", 2005. Made when first needed, as the tables would be a good part of the browser's module.
+  static const CrcTables tables = MakeCrcTables();
   crc = ~crc;
-  for (const std::uint8_t byte : data) crc = kCrcTable[(crc ^ byte) & 0xFF] ^ (crc >> 8);
+  for (; data.size() >= kCrcSlices; data = data.subspan(kCrcSlices)) {
+    std::uint32_t next = 0;
+    for (std::size_t i = 0; i < kCrcSlices; ++i) {
+      const std::uint32_t of_crc = i < sizeof crc ? crc >> 8 * i : 0;
+      next ^= tables[kCrcSlices - 1 - i][(of_crc ^ data[i]) & 0xFF];
+    }
+    crc = next;
+  }
+  for (const std::uint8_t byte : data) crc = tables[0][(crc ^ byte) & 0xFF] ^ (crc >> 8);
   return ~crc;
 }
 

@@ -25,6 +25,7 @@ class Writer {
     return bit;
   }
   static bool Stopped() { return false; }
+  static bool Ended() { return false; }
   [[nodiscard]] Encoding& encoding() const { return encoding_; }
   [[nodiscard]] ContextObserver* observer() const { return encoding_.observer; }
   [[nodiscard]] std::uint32_t TrueValue(const Pass& pass, std::size_t cell, std::size_t i) const {
@@ -40,17 +41,21 @@ class Reader {
  public:
   static constexpr bool kEncodes = false;
 
-  // A code whose rest is missing ends with its bytes; a whole one may rely on a few zeros behind them.
-  Reader(entropy::RangeDecoder& decoder, bool partial)
-      : decoder_(decoder), allowed_overrun_(partial ? 0 : entropy::kImpliedZeros) {}
+  // A code whose rest is missing ends with its bytes, between two decisions; a whole one may rely on a few zeros behind
+  // them, and if it is damaged it ends between two patches.
+  Reader(entropy::RangeDecoder& decoder, bool partial) : decoder_(decoder), partial_(partial) {}
 
   bool Code(bool, entropy::Probability& probability) { return decoder_.Code(probability); }
   [[nodiscard]] entropy::RangeDecoder& decoder() { return decoder_; }
-  [[nodiscard]] bool Stopped() const { return decoder_.overrun_bytes() > allowed_overrun_; }
+  [[nodiscard]] bool partial() const { return partial_; }
+  // After each decision.
+  [[nodiscard]] bool Stopped() const { return partial_ && decoder_.overrun_bytes() > 0; }
+  // After each patch.
+  [[nodiscard]] bool Ended() const { return decoder_.overrun_bytes() > (partial_ ? 0 : entropy::kImpliedZeros); }
 
  private:
   entropy::RangeDecoder& decoder_;
-  std::size_t allowed_overrun_;
+  bool partial_;
 };
 
 // The score of "becomes active", by the definition in context_model.h.
@@ -407,7 +412,7 @@ bool CodePass(TileState& tile, int slot, PassKind kind, std::size_t band_index, 
     bool starts = false;
     if constexpr (Coder::kEncodes) starts = coder.encoding().target->most_planes > plane;
     starts = coder.Code(starts, tile.contexts.Started(band.shape.context_class));
-    if (coder.Stopped()) return false;
+    if (coder.Ended()) return false;
     if (starts) band.magnitudes.Reset(tile.groups[band.shape.group].cells() * band.shape.count, plane + 1);
     band.started = starts;
     band.plane = plane;
@@ -437,7 +442,11 @@ bool CodePass(TileState& tile, int slot, PassKind kind, std::size_t band_index, 
           break;
         }
       } else {
-        patch = DecodePatches(pass, coder.decoder(), patch);
+        patch = DecodePatches(pass, coder.decoder(), patch, coder.partial());
+        if (coder.Ended()) {
+          if (kind == PassKind::kRefinement) band.refined = patch;
+          return false;
+        }
         if (patch == patches) break;
       }
     }
@@ -456,8 +465,8 @@ bool CodePass(TileState& tile, int slot, PassKind kind, std::size_t band_index, 
       }
       const bool more = kind == PassKind::kRefinement ? RefinePatch(pass, cell + i, coder)
                                                       : CodePatch(pass, cell + i, coder);
-      if (!more) {
-        if (kind == PassKind::kRefinement) band.refined = patch + i;
+      if (!more || coder.Ended()) {
+        if (kind == PassKind::kRefinement) band.refined = patch + i + (more ? 1 : 0);
         return false;
       }
     }
@@ -712,7 +721,7 @@ void TileDecoder::Decode(std::size_t passes, std::span<const std::uint8_t> bytes
   if (state_.top_slot < 0) {
     int top_slot = 0;
     for (int bit = 0; bit < 5; ++bit) top_slot = top_slot << 1 | (decoder_.CodeRaw() ? 1 : 0);
-    stopped_ = reader.Stopped();
+    stopped_ = reader.Ended();
     if (stopped_) return;
     state_.top_slot = std::min(top_slot, kMaxSlots - 1);
     for (Band& band : state_.bands) {

@@ -13,7 +13,7 @@ bool CanUseKernels(const TileState&) {
 }
 void UseKernels(TileState&) {}
 void LowerPlanes(TileState&, int) {}
-std::size_t DecodePatches(const Pass&, entropy::RangeDecoder&, std::size_t first) {
+std::size_t DecodePatches(const Pass&, entropy::RangeDecoder&, std::size_t first, bool) {
   return first;
 }
 void EncodePatches(const Pass&, Encoding&) {}
@@ -46,7 +46,7 @@ bool Works() {
   return false;
 }
 void Lower(TileState&, int) {}
-std::size_t Decode(const Pass&, entropy::RangeDecoder&, std::size_t first) {
+std::size_t Decode(const Pass&, entropy::RangeDecoder&, std::size_t first, bool) {
   return first;
 }
 void Encode(const Pass&, Encoding&) {}
@@ -243,10 +243,16 @@ alignas(32) constexpr std::int8_t kOneStrength[32] = {0, 0, 0, 0, 0, 0, 0, 0, 0,
 // The two directions. What one knows it tells; both return what is coded.
 class Decoding {
  public:
-  explicit Decoding(entropy::RangeDecoder& decoder) : burst_(decoder) {}
+  // Of a patch, at most.
+  static constexpr std::size_t kMaxDecisions = 2 * kMaxBlocks * kVector + 1;
+  static_assert(entropy::RangeDecoder::MostBytesOf(kMaxDecisions) + entropy::kImpliedZeros + 1 <=
+                entropy::RangeDecoder::kPadding);
+
+  Decoding(entropy::RangeDecoder& decoder, std::size_t decisions, bool partial) : burst_(decoder, decisions, partial) {}
   void Return(entropy::RangeDecoder& decoder) const { burst_.Return(decoder); }
 
-  [[nodiscard]] HWY_INLINE bool Holds(std::size_t decisions) const { return burst_.Holds(decisions); }
+  // Whether one more patch can be coded.
+  [[nodiscard]] HWY_INLINE bool Holds() const { return burst_.Holds(); }
   [[nodiscard]] HWY_INLINE bool Active(std::size_t, entropy::Probability& context) { return burst_.Code(context); }
   [[nodiscard]] HWY_INLINE bool Significant(std::size_t, std::size_t, bool, entropy::Probability& context) {
     return burst_.Code(context);
@@ -271,7 +277,7 @@ class Coding {
   Coding(const Pass& pass, Encoding& encoding)
       : pass_(pass), encoding_(encoding), values_(encoding.target->values.data()) {}
 
-  [[nodiscard]] static bool Holds(std::size_t) { return true; }
+  [[nodiscard]] static bool Holds() { return true; }
   [[nodiscard]] HWY_INLINE bool Active(std::size_t cell, entropy::Probability& context) {
     const bool bit = BecomesActive(pass_, encoding_, cell, context);
     encoding_.encoder.Code(bit, context);
@@ -534,20 +540,20 @@ HWY_INLINE std::uint32_t CellsThatAre(Activity activity, const Activity* first) 
   return BitsOf(d, hn::Eq(there, hn::Set(d, static_cast<std::int8_t>(activity))));
 }
 
-// The cells from `begin` to `end` in a row, at most 16, of a pass that is of active patches only. Returns the cell at
-// which it stopped as `coder` may not hold enough for one more patch.
+// The cells from `begin` to `end` in a row, at most 16, of a pass that is of active patches only. Returns the cell before
+// which it stopped, as `coder` does not hold one more patch.
 template <std::size_t kBlocks, class Coder>
 HWY_INLINE std::size_t CodeActive(const Pass& pass, const Constants& constants, std::size_t begin, std::size_t end,
-                                  std::size_t decisions, Coder& coder) {
+                                  Coder& coder) {
   std::uint32_t left = CellsThatAre(Activity::kYes, pass.band.active.data() + begin) & ((1u << (end - begin)) - 1);
   for (; left != 0; left &= left - 1) {
     const std::size_t cell = begin + static_cast<std::size_t>(std::countr_zero(left));
-    if (!coder.Holds(decisions)) return cell;
     if (pass.kind == PassKind::kRefinement) {
       RefinePatch<kBlocks>(pass, constants, cell, coder);
     } else {
       CodePatch<kBlocks>(pass, constants, cell, false, coder);
     }
+    if (!coder.Holds()) return cell + 1;
   }
   return end;
 }
@@ -555,7 +561,7 @@ HWY_INLINE std::size_t CodeActive(const Pass& pass, const Constants& constants, 
 // The same of a pass that is of other patches, too.
 template <std::size_t kBlocks, class Coder>
 HWY_INLINE std::size_t CodeAny(const Pass& pass, const Constants& constants, std::size_t begin, std::size_t end,
-                               std::size_t decisions, Coder& coder) {
+                               Coder& coder) {
   Activity* const active = pass.band.active.data() + begin;
   const std::uint32_t all = (1u << (end - begin)) - 1;
   const bool rest = pass.kind == PassKind::kRest;
@@ -572,26 +578,27 @@ HWY_INLINE std::size_t CodeAny(const Pass& pass, const Constants& constants, std
       std::size_t i = 0;
       bool fresh = false;
       bool holds = true;
-      for (; left != 0; left &= left - 1) {
+      for (; left != 0 && holds; left &= left - 1) {
         i = static_cast<std::size_t>(std::countr_zero(left));
-        holds = coder.Holds(decisions);
-        if (!holds || (no >> i & 1) == 0) break;
+        if ((no >> i & 1) == 0) break;
         fresh = coder.Active(begin + i, constants.contexts[contexts.indices[i]]);
         if (fresh) break;
         told |= std::uint32_t{1} << i;
+        holds = coder.Holds();
       }
       if (!rest) {
         for (; told != 0; told &= told - 1) active[std::countr_zero(told)] = Activity::kSeenNo;
       }
-      if (left == 0) break;
       const std::size_t cell = begin + i;
-      if (!holds) {
-        stop = cell;
-        break;
-      }
+      if (!holds) stop = cell + 1;
+      if (left == 0 || !holds) break;
       active[i] = Activity::kYes;
       const std::uint8_t before = pass.band.levels[cell];
       CodePatch<kBlocks>(pass, constants, cell, fresh, coder);
+      if (!coder.Holds()) {
+        stop = cell + 1;
+        break;
+      }
       const std::uint8_t after = pass.band.levels[cell];
       if (before == after || i + 1 == 2 * kVector) continue;
       contexts.Add(constants, i + 1, of_left[after] - of_left[before]);
@@ -612,32 +619,32 @@ HWY_INLINE std::size_t CodeAny(const Pass& pass, const Constants& constants, std
 template <std::size_t kBlocks, class Coder>
 HWY_INLINE std::size_t PatchesOf(const Pass& pass, const Constants& constants, std::size_t first, Coder& coder) {
   const TileState& tile = pass.tile;
-  const std::size_t decisions = 2 * pass.band.shape.count + 1;
   const bool only_active = pass.kind == PassKind::kLikely || pass.kind == PassKind::kRefinement;
   std::size_t column = first % tile.columns;
   for (std::size_t row = first / tile.columns; row < tile.rows; ++row, column = 0) {
     const std::size_t row_begin = tile.CellOf(0, static_cast<std::uint32_t>(row));
     const std::size_t row_end = row_begin + tile.columns;
-    for (std::size_t begin = row_begin + column; begin < row_end; begin += 16) {
+    for (std::size_t begin = row_begin + column; begin < row_end;) {
+      if (!coder.Holds()) return row * tile.columns + (begin - row_begin);
       const std::size_t end = std::min(begin + 16, row_end);
-      const std::size_t stop = only_active ? CodeActive<kBlocks>(pass, constants, begin, end, decisions, coder)
-                                           : CodeAny<kBlocks>(pass, constants, begin, end, decisions, coder);
-      if (stop != end) return row * tile.columns + (stop - row_begin);
+      begin = only_active ? CodeActive<kBlocks>(pass, constants, begin, end, coder)
+                          : CodeAny<kBlocks>(pass, constants, begin, end, coder);
     }
   }
   return std::size_t{tile.rows} * tile.columns;
 }
 
 template <std::size_t kBlocks>
-std::size_t DecodeOf(const Pass& pass, entropy::RangeDecoder& decoder, std::size_t first) {
-  Decoding decoding(decoder);
+std::size_t DecodeOf(const Pass& pass, entropy::RangeDecoder& decoder, std::size_t first, bool partial) {
+  Decoding decoding(decoder, 2 * pass.band.shape.count + 1, partial);
   const std::size_t next = PatchesOf<kBlocks>(pass, Constants(pass), first, decoding);
   decoding.Return(decoder);
   return next;
 }
 
-std::size_t Decode(const Pass& pass, entropy::RangeDecoder& decoder, std::size_t first) {
-  return pass.model.columns == kVector ? DecodeOf<1>(pass, decoder, first) : DecodeOf<2>(pass, decoder, first);
+std::size_t Decode(const Pass& pass, entropy::RangeDecoder& decoder, std::size_t first, bool partial) {
+  return pass.model.columns == kVector ? DecodeOf<1>(pass, decoder, first, partial)
+                                       : DecodeOf<2>(pass, decoder, first, partial);
 }
 
 template <std::size_t kBlocks>
@@ -683,8 +690,8 @@ void LowerPlanes(TileState& tile, int slot) {
   HWY_DYNAMIC_DISPATCH(Lower)(tile, slot);
 }
 
-std::size_t DecodePatches(const Pass& pass, entropy::RangeDecoder& decoder, std::size_t first) {
-  return HWY_DYNAMIC_DISPATCH(Decode)(pass, decoder, first);
+std::size_t DecodePatches(const Pass& pass, entropy::RangeDecoder& decoder, std::size_t first, bool partial) {
+  return HWY_DYNAMIC_DISPATCH(Decode)(pass, decoder, first, partial);
 }
 
 void EncodePatches(const Pass& pass, Encoding& encoding) {

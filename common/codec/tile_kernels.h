@@ -17,9 +17,9 @@ void UseKernels(TileState& tile);
 // What BeginSlot() of tile_coder.cc does, where the slot before has been begun or nothing is coded yet.
 void LowerPlanes(TileState& tile, int slot);
 
-// Decodes patches of the pass from `first` on, row by row, while their bytes are sure to be there; returns the first
-// one that is not decoded.
-[[nodiscard]] std::size_t DecodePatches(const Pass& pass, entropy::RangeDecoder& decoder, std::size_t first);
+// Decodes patches of the pass from `first` on, row by row; returns the first one that is not decoded. If `partial`, goes on
+// while their bytes are sure to be there, otherwise until the code has ended.
+[[nodiscard]] std::size_t DecodePatches(const Pass& pass, entropy::RangeDecoder& decoder, std::size_t first, bool partial);
 
 // Encodes all patches of the pass. Not for an observer.
 void EncodePatches(const Pass& pass, Encoding& encoding);

@@ -93,7 +93,12 @@ class RangeEncoder {
 class RangeDecoder {
  public:
   // Appends more of the code. Not while a Burst is in use.
-  void Append(std::span<const std::uint8_t> data) { data_.insert(data_.end(), data.begin(), data.end()); }
+  void Append(std::span<const std::uint8_t> data) {
+    data_.resize(size_);
+    data_.insert(data_.end(), data.begin(), data.end());
+    size_ = data_.size();
+    data_.resize(size_ + kPadding, 0);
+  }
 
   [[nodiscard]] bool Code(Probability& probability) {
     const bool bit = Decode(probability.OfOne());
@@ -104,30 +109,39 @@ class RangeDecoder {
   [[nodiscard]] bool CodeWith(std::uint32_t of_one) { return Decode(of_one); }
 
   // How many bytes that are not there decisions have needed.
-  [[nodiscard]] std::size_t overrun_bytes() const { return position_ > data_.size() ? position_ - data_.size() : 0; }
+  [[nodiscard]] std::size_t overrun_bytes() const { return position_ > size_ ? position_ - size_ : 0; }
   // How many no decision has needed: none behind the last decision of a complete code.
-  [[nodiscard]] std::size_t unread_bytes() const { return position_ < data_.size() ? data_.size() - position_ : 0; }
+  [[nodiscard]] std::size_t unread_bytes() const { return position_ < size_ ? size_ - position_ : 0; }
 
-  // The decoder in registers, for a run of decisions whose bytes are known to be there. While one is in use the decoder
-  // is not; Return() ends it.
+  // No decision takes more than twelve bits.
+  [[nodiscard]] static constexpr std::size_t MostBytesOf(std::size_t decisions) { return decisions + decisions / 2 + 1; }
+  // Zeros behind the bytes that a Burst may read.
+  static constexpr std::size_t kPadding = 64;
+
+  // The decoder in registers, for runs of at most `decisions` decisions, each begun while Holds() only. If `exact`, that
+  // is while their bytes are sure to be there; otherwise until more than kImpliedZeros bytes have been needed that are
+  // not: kPadding must hold these, and a run's. While a Burst is in use the decoder is not; Return() ends it.
   class Burst {
    public:
-    explicit Burst(RangeDecoder& decoder) {
+    Burst(RangeDecoder& decoder, std::size_t decisions, bool exact) {
       if (!decoder.started_) decoder.Start();
       range_ = decoder.range_;
       code_ = decoder.code_;
-      first_ = next_ = decoder.data_.data() + std::min(decoder.position_, decoder.data_.size());
-      end_ = decoder.data_.data() + decoder.data_.size();
+      const std::uint8_t* const data = decoder.data_.data();
+      first_ = next_ = data + std::min(decoder.position_, decoder.data_.size());
+      const std::size_t most = MostBytesOf(decisions);
+      if (exact || decoder.data_.empty()) {
+        stop_ = data + (decoder.size_ > most ? decoder.size_ - most : 0);
+      } else {
+        stop_ = data + decoder.size_ + kImpliedZeros + 1;
+      }
     }
     void Return(RangeDecoder& decoder) const {
       decoder.range_ = range_;
       decoder.code_ = code_;
       decoder.position_ += static_cast<std::size_t>(next_ - first_);
     }
-    // Whether so many decisions stay within the bytes: none takes more than twelve bits.
-    [[nodiscard]] bool Holds(std::size_t decisions) const {
-      return static_cast<std::size_t>(end_ - next_) > decisions + decisions / 2 + 1;
-    }
+    [[nodiscard]] bool Holds() const { return next_ < stop_; }
     // A decision that can be foreseen: the processor goes on along the likelier way.
     [[nodiscard]] bool Code(Probability& probability) {
       const std::uint32_t bound = (range_ >> 16) * probability.OfOne();
@@ -166,7 +180,7 @@ class RangeDecoder {
     std::uint32_t code_ = 0;
     const std::uint8_t* next_ = nullptr;
     const std::uint8_t* first_ = nullptr;
-    const std::uint8_t* end_ = nullptr;
+    const std::uint8_t* stop_ = nullptr;
   };
 
  private:
@@ -193,7 +207,8 @@ class RangeDecoder {
     return byte;
   }
 
-  std::vector<std::uint8_t> data_;
+  std::vector<std::uint8_t> data_;  // and kPadding zeros
+  std::size_t size_ = 0;            // without them
   std::size_t position_ = 0;
   std::uint32_t range_ = 0xFFFFFFFFu;
   std::uint32_t code_ = 0;

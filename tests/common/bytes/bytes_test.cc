@@ -4,6 +4,9 @@
 
 #include <cmath>
 #include <limits>
+#include <random>
+#include <span>
+#include <vector>
 
 #include "common/bytes/sha256.h"
 
@@ -79,6 +82,18 @@ TEST_CASE("CRC-32 has the check value of its definition and can be continued") {
   CHECK(Crc32(digits) == 0xCBF43926u);
   const std::span<const std::uint8_t> all = digits;
   CHECK(Crc32(all.subspan(4), Crc32(all.first(4))) == 0xCBF43926u);
+}
+
+TEST_CASE("CRC-32 of many bytes at a time is that of one after the other") {
+  std::mt19937 random(1);
+  std::vector<std::uint8_t> data(100);
+  for (std::uint8_t& byte : data) byte = static_cast<std::uint8_t>(random());
+  const std::span<const std::uint8_t> all = data;
+  std::uint32_t one_by_one = 0;
+  for (std::size_t size = 1; size <= all.size(); ++size) {
+    one_by_one = Crc32(all.subspan(size - 1, 1), one_by_one);
+    CHECK(Crc32(all.first(size)) == one_by_one);
+  }
 }
 
 TEST_CASE("SHA-256 has the values of FIPS 180-4's examples") {
