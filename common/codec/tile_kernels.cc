@@ -94,7 +94,10 @@ template <class Tag>
 HWY_INLINE std::uint32_t BitsOf(Tag tag, hn::Mask<Tag> mask) {
   std::uint8_t bits[8] = {};
   hn::StoreMaskBits(tag, mask, bits);
-  return (bits[0] | std::uint32_t{bits[1]} << 8) & ((1u << hn::MaxLanes(tag)) - 1);
+  if constexpr (hn::MaxLanes(tag) <= 8) return bits[0] & ((1u << hn::MaxLanes(tag)) - 1);
+  std::uint16_t both;
+  std::memcpy(&both, bits, sizeof both);
+  return both;
 }
 
 HWY_INLINE void AddToSums(GroupState& group, std::size_t cell, ScoreVector low, ScoreVector high) {
@@ -143,10 +146,12 @@ void Lower(TileState& tile, int slot) {
     GroupState& group = tile.groups[g];
     if (group.shape.IsIdle(slot)) continue;
     std::vector<OfBand> bands;
+    std::array<std::uint8_t, kInside> of_k{};
     for (Band& band : tile.bands) {
       const BandShape& shape = band.shape;
-      if (shape.group != g || !band.started) continue;
+      if (shape.group != g) continue;
       const std::uint64_t mask = ((std::uint64_t{1} << shape.count) - 1) << shape.first_k;
+      std::fill_n(of_k.data() + shape.first_k, shape.count, static_cast<std::uint8_t>(bands.size()));
       bands.push_back({band.levels.data(), shape.first_k, mask, BandSum(shape.count)});
     }
     const std::int16_t* weights = SumWeights(tile.kind, g == 0 ? 0 : 1).data();
@@ -173,8 +178,10 @@ void Lower(TileState& tile, int slot) {
           }
         }
         AddToSums(group, cell, sums_low, sums_high);
-        for (const OfBand& band : bands) {
-          if ((changed[i] & band.mask) != 0) band.levels[cell] = band.sum.LevelOf(strengths + band.first_k);
+        for (std::uint64_t left = changed[i]; left != 0;) {
+          const OfBand& band = bands[of_k[static_cast<std::size_t>(std::countr_zero(left))]];
+          band.levels[cell] = band.sum.LevelOf(strengths + band.first_k);
+          left &= ~band.mask;
         }
       }
     }
