@@ -54,20 +54,102 @@ void Encode(const Pass&, Encoding&) {}
 #else
 
 namespace hn = hwy::HWY_NAMESPACE;
-using Scores = hn::FixedTag<std::int16_t, kVector>;
-using Strengths = hn::FixedTag<std::int8_t, kVector>;
 using Cells = hn::FixedTag<std::int8_t, 16>;
-using ScoreVector = hn::Vec<Scores>;
-constexpr std::size_t kMaxBlocks = 2;
+constexpr std::size_t kMaxColumns = 2 * kVector;
 constexpr std::size_t kAtOnce = 2;  // coefficients of a patch
+constexpr std::size_t kCellsAtOnce = 16;
 
 bool Works() {
   return true;
 }
 
-HWY_INLINE ScoreVector LoadStrengths(const std::int8_t* from) {
-  return hn::PromoteTo(Scores(), hn::LoadU(Strengths(), from));
+// A bit for each lane: of at most sixteen.
+template <class Tag>
+HWY_INLINE std::uint32_t BitsOf(Tag tag, hn::Mask<Tag> mask) {
+  std::uint8_t bits[8] = {};
+  hn::StoreMaskBits(tag, mask, bits);
+  if constexpr (hn::MaxLanes(tag) <= 8) return bits[0] & ((1u << hn::MaxLanes(tag)) - 1);
+  std::uint16_t both;
+  std::memcpy(&both, bits, sizeof both);
+  return both;
 }
+
+// 8 or 16 numbers of 16 bits, in as few vectors as the target needs.
+template <std::size_t kCount>
+struct Numbers {
+  static constexpr std::size_t kLanes = std::min(kCount, hn::MaxLanes(hn::ScalableTag<std::int16_t>()));
+  static constexpr std::size_t kBlocks = kCount / kLanes;
+  static constexpr hn::FixedTag<std::int16_t, kLanes> kTag{};
+  using Vector = hn::Vec<hn::FixedTag<std::int16_t, kLanes>>;
+
+  Vector blocks[kBlocks];
+
+  static HWY_INLINE Numbers Zero() {
+    Numbers out;
+    for (std::size_t b = 0; b < kBlocks; ++b) out.blocks[b] = hn::Zero(kTag);
+    return out;
+  }
+  static HWY_INLINE Numbers Load(const std::int16_t* from) {
+    Numbers out;
+    for (std::size_t b = 0; b < kBlocks; ++b) out.blocks[b] = hn::LoadU(kTag, from + b * kLanes);
+    return out;
+  }
+  static HWY_INLINE Numbers Strengths(const std::int8_t* from) {
+    const hn::FixedTag<std::int8_t, kLanes> bytes;
+    Numbers out;
+    for (std::size_t b = 0; b < kBlocks; ++b) out.blocks[b] = hn::PromoteTo(kTag, hn::LoadU(bytes, from + b * kLanes));
+    return out;
+  }
+  // Of 16 numbers of 8 bits.
+  static HWY_INLINE Numbers Widen(hn::Vec<Cells> bytes) {
+    Numbers out;
+    if constexpr (kBlocks == 1) {
+      out.blocks[0] = hn::PromoteTo(kTag, bytes);
+    } else {
+      const hn::Half<Cells> half;
+      out.blocks[0] = hn::PromoteTo(kTag, hn::LowerHalf(half, bytes));
+      out.blocks[1] = hn::PromoteTo(kTag, hn::UpperHalf(half, bytes));
+    }
+    return out;
+  }
+  HWY_INLINE void Store(std::int16_t* to) const {
+    for (std::size_t b = 0; b < kBlocks; ++b) hn::StoreU(blocks[b], kTag, to + b * kLanes);
+  }
+  HWY_INLINE void Add(const Numbers& more) {
+    for (std::size_t b = 0; b < kBlocks; ++b) blocks[b] = hn::Add(blocks[b], more.blocks[b]);
+  }
+  HWY_INLINE void Subtract(const Numbers& less) {
+    for (std::size_t b = 0; b < kBlocks; ++b) blocks[b] = hn::Sub(blocks[b], less.blocks[b]);
+  }
+  HWY_INLINE void AddProduct(const Numbers& a, const std::int16_t* b) {
+    for (std::size_t i = 0; i < kBlocks; ++i) {
+      blocks[i] = hn::Add(blocks[i], hn::Mul(a.blocks[i], hn::LoadU(kTag, b + i * kLanes)));
+    }
+  }
+  HWY_INLINE void AddTimes(std::int16_t times, const std::int16_t* weights) {
+    const auto factor = hn::Set(kTag, times);
+    for (std::size_t b = 0; b < kBlocks; ++b) {
+      blocks[b] = hn::Add(blocks[b], hn::Mul(factor, hn::LoadU(kTag, weights + b * kLanes)));
+    }
+  }
+  // A bit for each that is larger.
+  [[nodiscard]] HWY_INLINE std::uint32_t Above(std::int16_t limit) const {
+    std::uint32_t bits = 0;
+    for (std::size_t b = 0; b < kBlocks; ++b) {
+      bits |= BitsOf(kTag, hn::Gt(blocks[b], hn::Set(kTag, limit))) << (b * kLanes);
+    }
+    return bits;
+  }
+  // Of scores: score / 16 + middle, within 0 to top.
+  [[nodiscard]] HWY_INLINE Numbers Levels(std::int16_t middle, std::int16_t top) const {
+    Numbers out;
+    for (std::size_t b = 0; b < kBlocks; ++b) {
+      const auto level = hn::Add(hn::ShiftRight<4>(blocks[b]), hn::Set(kTag, middle));
+      out.blocks[b] = hn::Min(hn::Max(level, hn::Zero(kTag)), hn::Set(kTag, top));
+    }
+    return out;
+  }
+};
 
 // Sums at most 16 strengths: those of which the masks tell.
 struct BandSum {
@@ -89,34 +171,11 @@ struct BandSum {
   }
 };
 
-// A bit for each lane: of at most sixteen.
-template <class Tag>
-HWY_INLINE std::uint32_t BitsOf(Tag tag, hn::Mask<Tag> mask) {
-  std::uint8_t bits[8] = {};
-  hn::StoreMaskBits(tag, mask, bits);
-  if constexpr (hn::MaxLanes(tag) <= 8) return bits[0] & ((1u << hn::MaxLanes(tag)) - 1);
-  std::uint16_t both;
-  std::memcpy(&both, bits, sizeof both);
-  return both;
-}
-
-HWY_INLINE void AddToSums(GroupState& group, std::size_t cell, ScoreVector low, ScoreVector high) {
-  const Scores d;
-  static_assert(kMaxSums == 2 * kVector);
-  std::int16_t* const sums = group.sums.data() + cell * kMaxSums;
-  hn::StoreU(hn::Add(hn::LoadU(d, sums), low), d, sums);
-  hn::StoreU(hn::Add(hn::LoadU(d, sums + kVector), high), d, sums + kVector);
-}
-
-// Every kMaxSums-th number.
-HWY_INLINE ScoreVector LoadColumn(const std::int16_t* from) {
-  using Raw = std::int16_t __attribute__((vector_size(2 * kVector)));
-  constexpr std::size_t kStep = kMaxSums;
-  const Raw raw = {from[0],         from[kStep],     from[2 * kStep], from[3 * kStep],
-                   from[4 * kStep], from[5 * kStep], from[6 * kStep], from[7 * kStep]};
-  alignas(16) std::int16_t numbers[kVector];
-  std::memcpy(numbers, &raw, sizeof raw);
-  return hn::Load(Scores(), numbers);
+HWY_INLINE void AddToSums(GroupState& group, std::size_t cell, const Numbers<kMaxSums>& more) {
+  std::int16_t* const at = group.sums.data() + cell * kMaxSums;
+  auto sums = Numbers<kMaxSums>::Load(at);
+  sums.Add(more);
+  sums.Store(at);
 }
 
 // Makes the first `count` strengths of a cell those of doubled magnitudes; returns a bit for each that changes.
@@ -135,7 +194,6 @@ HWY_INLINE std::uint64_t DoubleStrengths(std::int8_t* strengths, std::size_t cou
 }
 
 void Lower(TileState& tile, int slot) {
-  const Scores d;
   struct OfBand {
     std::uint8_t* levels;
     std::uint32_t first_k;
@@ -167,17 +225,14 @@ void Lower(TileState& tile, int slot) {
         if (changed[i] == 0) continue;
         const std::size_t cell = row + i;
         const std::int8_t* strengths = group.strengths.data() + cell * group.stride;
-        auto sums_low = hn::Zero(d);
-        auto sums_high = hn::Zero(d);
+        auto sums = Numbers<kMaxSums>::Zero();
         for (std::uint64_t left = changed[i]; left != 0;) {
           for (std::size_t n = 0; n < kAtOnce; ++n, left &= left - 1) {
             const auto k = static_cast<std::size_t>(std::countr_zero(left));
-            const auto more = hn::Set(d, static_cast<std::int16_t>(strengths[k] >> 1));  // from 2 to 3, or from 3 to 5
-            sums_low = hn::Add(sums_low, hn::Mul(more, hn::LoadU(d, weights + k * kMaxSums)));
-            sums_high = hn::Add(sums_high, hn::Mul(more, hn::LoadU(d, weights + k * kMaxSums + kVector)));
+            sums.AddTimes(static_cast<std::int16_t>(strengths[k] >> 1), weights + k * kMaxSums);  // from 2 to 3, or 3 to 5
           }
         }
-        AddToSums(group, cell, sums_low, sums_high);
+        AddToSums(group, cell, sums);
         for (std::uint64_t left = changed[i]; left != 0;) {
           const OfBand& band = bands[of_k[static_cast<std::size_t>(std::countr_zero(left))]];
           band.levels[cell] = band.sum.LevelOf(strengths + band.first_k);
@@ -214,33 +269,24 @@ struct Constants {
   std::ptrdiff_t row;     // cells
   std::size_t active_at;  // the first context of "becomes active"
   std::array<std::ptrdiff_t, kAround> distances;  // to strengths of patches around
-  std::array<std::int16_t, kMaxBlocks * kVector> significance_at{};
-  std::array<std::int16_t, 3 * kMaxBlocks * kVector> luma{};
+  std::array<std::int16_t, kMaxColumns> significance_at{};
+  std::array<std::int16_t, 3 * kMaxColumns> luma{};
 };
 
 // The contexts of the coefficients of a patch's band, and the scores from which they come.
-template <std::size_t kBlocks>
+template <std::size_t kColumns>
 struct PatchContexts {
-  ScoreVector scores[kBlocks];
-  alignas(16) std::int16_t indices[kBlocks * kVector];
+  Numbers<kColumns> scores;
+  alignas(32) std::int16_t indices[kColumns];
 
   HWY_INLINE void Index(const Constants& constants) {
-    const Scores d;
-    for (std::size_t b = 0; b < kBlocks; ++b) {
-      const auto level =
-          hn::Min(hn::Max(hn::Add(hn::ShiftRight<4>(scores[b]), hn::Set(d, 9)), hn::Zero(d)), hn::Set(d, 15));
-      hn::Store(hn::Add(level, hn::LoadU(d, constants.significance_at.data() + b * kVector)), d, indices + b * kVector);
-    }
+    auto at = scores.Levels(9, 15);
+    at.Add(Numbers<kColumns>::Load(constants.significance_at.data()));
+    at.Store(indices);
   }
   // A bit for each coefficient that is likely to become significant.
   [[nodiscard]] HWY_INLINE std::uint32_t Likely() const {
-    const Scores d;
-    constexpr auto kBelow = static_cast<std::int16_t>((significance::kLikely - 9) * 16 - 1);
-    std::uint32_t bits = 0;
-    for (std::size_t b = 0; b < kBlocks; ++b) {
-      bits |= BitsOf(d, hn::Gt(scores[b], hn::Set(d, kBelow))) << (b * kVector);
-    }
-    return bits;
+    return scores.Above(static_cast<std::int16_t>((significance::kLikely - 9) * 16 - 1));
   }
 };
 
@@ -251,7 +297,7 @@ alignas(32) constexpr std::int8_t kOneStrength[32] = {0, 0, 0, 0, 0, 0, 0, 0, 0,
 class Decoding {
  public:
   // Of a patch, at most.
-  static constexpr std::size_t kMaxDecisions = 2 * kMaxBlocks * kVector + 1;
+  static constexpr std::size_t kMaxDecisions = 2 * kMaxColumns + 1;
   static_assert(entropy::RangeDecoder::MostBytesOf(kMaxDecisions) + entropy::kImpliedZeros + 1 <=
                 entropy::RangeDecoder::kPadding);
 
@@ -324,14 +370,13 @@ class Coding {
 };
 
 // One patch of a pass that tells what becomes significant.
-template <std::size_t kBlocks, class Coder>
+template <std::size_t kColumns, class Coder>
 HWY_INLINE void CodePatch(const Pass& pass, const Constants& constants, std::size_t cell, bool fresh, Coder& coder) {
-  const Scores d;
+  using Row = Numbers<kColumns>;
   const BandModel& model = pass.model;
   GroupState& group = pass.group;
   const BandShape& shape = pass.band.shape;
   const std::size_t first_k = shape.first_k;
-  constexpr std::size_t kColumns = kBlocks * kVector;
   GroupState::Signs& signs = group.signs[cell];
   const std::uint32_t all = (std::uint32_t{1} << shape.count) - 1;
   const bool likely = pass.kind == PassKind::kLikely;
@@ -345,37 +390,28 @@ HWY_INLINE void CodePatch(const Pass& pass, const Constants& constants, std::siz
   std::int8_t* const own = group.strengths.data() + cell * group.stride;
   std::int8_t* const strengths = own + first_k;
 
-  PatchContexts<kBlocks> contexts;
-  for (std::size_t b = 0; b < kBlocks; ++b) {
-    const std::size_t at = b * kVector;
-    auto score = hn::LoadU(d, model.bias.data() + at);
-    for (std::size_t n = 0; n < kAround; ++n) {
-      const auto strength = LoadStrengths(strengths + constants.distances[n] + at);
-      score = hn::Add(score, hn::Mul(strength, hn::LoadU(d, model.neighbours.data() + n * kColumns + at)));
-    }
-    if (pass.luma_band != nullptr) {
-      const std::int8_t* luma = pass.luma->strengths.data() + cell * pass.luma->stride + first_k + at - 1;
-      for (std::size_t n = 0; n < 3; ++n) {
-        const auto weights = hn::LoadU(d, constants.luma.data() + n * kColumns + at);
-        score = hn::Add(score, hn::Mul(LoadStrengths(luma + n), weights));
-      }
-    }
-    if (pass.other_band != nullptr) {
-      const std::int8_t* other = pass.other->strengths.data() + cell * pass.other->stride + first_k + at;
-      score = hn::Add(score, hn::Mul(LoadStrengths(other), hn::LoadU(d, model.other.data() + at)));
-    }
-    if (fresh) score = hn::Add(score, hn::LoadU(d, model.fresh.data() + at));
-    contexts.scores[b] = score;
+  PatchContexts<kColumns> contexts;
+  Row& scores = contexts.scores;
+  scores = Row::Load(model.bias.data());
+  for (std::size_t n = 0; n < kAround; ++n) {
+    scores.AddProduct(Row::Strengths(strengths + constants.distances[n]), model.neighbours.data() + n * kColumns);
   }
+  if (pass.luma_band != nullptr) {
+    const std::int8_t* luma = pass.luma->strengths.data() + cell * pass.luma->stride + first_k - 1;
+    for (std::size_t n = 0; n < 3; ++n) {
+      scores.AddProduct(Row::Strengths(luma + n), constants.luma.data() + n * kColumns);
+    }
+  }
+  if (pass.other_band != nullptr) {
+    const std::int8_t* other = pass.other->strengths.data() + cell * pass.other->stride + first_k;
+    scores.AddProduct(Row::Strengths(other), model.other.data());
+  }
+  if (fresh) scores.Add(Row::Load(model.fresh.data()));
   // Several at a time, as it cannot be foreseen how many there are; behind the last one is a row of zeros.
   for (std::uint64_t left = signs.nonzero; left != 0;) {
     for (std::size_t n = 0; n < kAtOnce; ++n, left &= left - 1) {
       const auto k = static_cast<std::size_t>(std::countr_zero(left));
-      const auto times = hn::Set(d, own[k]);
-      for (std::size_t b = 0; b < kBlocks; ++b) {
-        contexts.scores[b] = hn::Add(contexts.scores[b],
-                                     hn::Mul(times, hn::LoadU(d, model.patch.data() + k * kColumns + b * kVector)));
-      }
+      scores.AddTimes(own[k], model.patch.data() + k * kColumns);
     }
   }
   std::uint32_t left = likely ? open & contexts.Likely() : open;
@@ -388,8 +424,7 @@ HWY_INLINE void CodePatch(const Pass& pass, const Constants& constants, std::siz
   const hn::FixedTag<std::int8_t, kColumns> bytes;
   auto mine = hn::LoadU(bytes, strengths);
   std::uint32_t zeros = 0;
-  auto sums_low = hn::Zero(d);
-  auto sums_high = hn::Zero(d);
+  auto sums = Numbers<kMaxSums>::Zero();
   while (left != 0) {
     const auto i = static_cast<std::size_t>(std::countr_zero(left));
     left &= left - 1;
@@ -418,17 +453,10 @@ HWY_INLINE void CodePatch(const Pass& pass, const Constants& constants, std::siz
     signs.negative |= std::uint64_t{negative} << k;
     if (fresh) {
       fresh = false;
-      for (std::size_t b = 0; b < kBlocks; ++b) {
-        contexts.scores[b] = hn::Sub(contexts.scores[b], hn::LoadU(d, model.fresh.data() + b * kVector));
-      }
+      scores.Subtract(Row::Load(model.fresh.data()));
     }
-    const auto times = hn::Set(d, kStrength);
-    sums_low = hn::Add(sums_low, hn::Mul(times, hn::LoadU(d, pass.sum_weights + k * kMaxSums)));
-    sums_high = hn::Add(sums_high, hn::Mul(times, hn::LoadU(d, pass.sum_weights + k * kMaxSums + kVector)));
-    for (std::size_t b = 0; b < kBlocks; ++b) {
-      contexts.scores[b] = hn::Add(contexts.scores[b],
-                                   hn::Mul(times, hn::LoadU(d, model.patch.data() + k * kColumns + b * kVector)));
-    }
+    sums.AddTimes(kStrength, pass.sum_weights + k * kMaxSums);
+    scores.AddTimes(kStrength, model.patch.data() + k * kColumns);
     contexts.Index(constants);
     // Those behind this one.
     if (likely) left = open & contexts.Likely() & ~((std::uint32_t{2} << i) - 1);
@@ -436,43 +464,47 @@ HWY_INLINE void CodePatch(const Pass& pass, const Constants& constants, std::siz
   }
   if (likely) signs.seen |= std::uint64_t{zeros} << first_k;
   if (!changed) return;
-  AddToSums(group, cell, sums_low, sums_high);
+  AddToSums(group, cell, sums);
   hn::StoreU(mine, bytes, strengths);
-  const auto words = hn::BitCast(hn::FixedTag<std::uint64_t, kBlocks>(), mine);
+  constexpr std::size_t kWords = kColumns / 8;
+  const auto words = hn::BitCast(hn::FixedTag<std::uint64_t, kWords>(), mine);
   pass.band.levels[cell] =
-      constants.band_sum.LevelOf(hn::GetLane(words), kBlocks == 1 ? 0 : hn::ExtractLane(words, kBlocks - 1));
+      constants.band_sum.LevelOf(hn::GetLane(words), kWords == 1 ? 0 : hn::ExtractLane(words, kWords - 1));
 }
 
 // The next bits of what was significant before this plane: of which the strength is more than that of a 1.
-template <std::size_t kBlocks, class Coder>
+template <std::size_t kColumns, class Coder>
 HWY_INLINE void RefinePatch(const Pass& pass, const Constants& constants, std::size_t cell, Coder& coder) {
-  const Scores d;
+  using Row = Numbers<kColumns>;
+  constexpr auto kTag = Row::kTag;
   const BandShape& shape = pass.band.shape;
   const std::int8_t* const strengths = pass.group.strengths.data() + cell * pass.group.stride + shape.first_k;
   Magnitudes& magnitudes = pass.band.magnitudes;
   const std::size_t first = cell * shape.count;
-  std::uint32_t left = 0;
-  for (std::size_t b = 0; b < kBlocks; ++b) {
-    left |= BitsOf(d, hn::Gt(LoadStrengths(strengths + b * kVector), hn::Set(d, 2))) << (b * kVector);
-  }
-  left &= (std::uint32_t{1} << shape.count) - 1;
+  const Row mine = Row::Strengths(strengths);
+  std::uint32_t left = mine.Above(2) & ((std::uint32_t{1} << shape.count) - 1);
   if (left == 0) return;
   const std::size_t contexts_at = kRefinementAt + shape.context_class * kRefinementContexts;
-  alignas(16) std::int16_t indices[kBlocks * kVector];
-  for (std::size_t b = 0; b < kBlocks; ++b) {
-    auto sides = hn::Zero(d);
-    for (std::size_t n = 0; n < 4; ++n) {
-      const auto strength = LoadStrengths(strengths + constants.distances[n] + b * kVector);
-      sides = hn::Sub(sides, hn::VecFromMask(d, hn::Gt(strength, hn::Zero(d))));
-      sides = hn::Sub(sides, hn::VecFromMask(d, hn::Gt(strength, hn::Set(d, 2))));
+  Row sides = Row::Zero();
+  for (std::size_t n = 0; n < 4; ++n) {
+    const Row there = Row::Strengths(strengths + constants.distances[n]);
+    for (std::size_t b = 0; b < Row::kBlocks; ++b) {
+      const auto strength = there.blocks[b];
+      sides.blocks[b] = hn::Sub(sides.blocks[b], hn::VecFromMask(kTag, hn::Gt(strength, hn::Zero(kTag))));
+      sides.blocks[b] = hn::Sub(sides.blocks[b], hn::VecFromMask(kTag, hn::Gt(strength, hn::Set(kTag, 2))));
     }
-    // (sides + 1) / 3 is at least 1 from 2 on, at least 2 from 5 on.
-    const auto one = hn::Sub(hn::Zero(d), hn::VecFromMask(d, hn::Gt(sides, hn::Set(d, 1))));
-    const auto two = hn::Sub(one, hn::VecFromMask(d, hn::Gt(sides, hn::Set(d, 4))));
-    const auto is_first = hn::Eq(LoadStrengths(strengths + b * kVector), hn::Set(d, 3));
-    const auto index = hn::IfThenElse(is_first, two, hn::Add(one, hn::Set(d, 3)));
-    hn::Store(hn::Add(index, hn::Set(d, static_cast<std::int16_t>(contexts_at))), d, indices + b * kVector);
   }
+  alignas(32) std::int16_t indices[kColumns];
+  Row contexts;
+  for (std::size_t b = 0; b < Row::kBlocks; ++b) {
+    // (sides + 1) / 3 is at least 1 from 2 on, at least 2 from 5 on.
+    const auto one = hn::Sub(hn::Zero(kTag), hn::VecFromMask(kTag, hn::Gt(sides.blocks[b], hn::Set(kTag, 1))));
+    const auto two = hn::Sub(one, hn::VecFromMask(kTag, hn::Gt(sides.blocks[b], hn::Set(kTag, 4))));
+    const auto is_first = hn::Eq(mine.blocks[b], hn::Set(kTag, 3));
+    const auto index = hn::IfThenElse(is_first, two, hn::Add(one, hn::Set(kTag, 3)));
+    contexts.blocks[b] = hn::Add(index, hn::Set(kTag, static_cast<std::int16_t>(contexts_at)));
+  }
+  contexts.Store(indices);
   for (; left != 0; left &= left - 1) {
     const auto i = static_cast<std::size_t>(std::countr_zero(left));
     const std::uint32_t magnitude = magnitudes.Get(first + i);
@@ -487,21 +519,21 @@ HWY_INLINE void RefinePatch(const Pass& pass, const Constants& constants, std::s
 
 // Of 16 cells from `at` on, the scores of "becomes active", and the contexts to which they lead.
 struct ActiveContexts {
-  alignas(16) std::int16_t scores[2 * kVector];
-  alignas(16) std::int16_t indices[2 * kVector];
+  using Row = Numbers<kCellsAtOnce>;
+  alignas(32) std::int16_t scores[kCellsAtOnce];
+  alignas(32) std::int16_t indices[kCellsAtOnce];
 
   HWY_INLINE ActiveContexts(const Pass& pass, const Constants& constants, std::size_t at) {
-    const Scores d;
-    const Cells cells;
     const std::int8_t* weights = pass.model.active;
-    auto low = hn::Set(d, weights[activity::kBias]);
-    auto high = low;
+    Row sum = LoadColumn(pass.group.sums.data() + at * kMaxSums + pass.band.shape.index);
+    Row rest;
+    for (auto& block : rest.blocks) block = hn::Set(Row::kTag, weights[activity::kBias]);
     const auto add = [&](const std::vector<std::uint8_t>& levels, std::ptrdiff_t distance, std::size_t table) HWY_ATTR {
+      const Cells cells;
       const auto level = hn::LoadU(cells, reinterpret_cast<const std::int8_t*>(
                                               levels.data() + static_cast<std::ptrdiff_t>(at) + distance));
       const auto weight = hn::TableLookupBytes(hn::LoadU(cells, weights + table), level);
-      low = hn::Add(low, hn::PromoteTo(d, hn::LowerHalf(weight)));
-      high = hn::Add(high, hn::PromoteTo(d, hn::UpperHalf(hn::Half<Cells>(), weight)));
+      rest.Add(Row::Widen(weight));
     };
     for (std::size_t n = 0; n < kAround; ++n) {
       add(pass.band.levels, pass.around[n], activity::kNeighbours + n * 8);
@@ -509,13 +541,17 @@ struct ActiveContexts {
     if (pass.luma_band != nullptr) add(pass.luma_band->levels, 0, activity::kLuma);
     if (pass.other_band != nullptr) add(pass.other_band->levels, 0, activity::kOther);
     // Far from where levels end, a sum that is cut off does as well.
-    const std::int16_t* own = pass.group.sums.data() + at * kMaxSums + pass.band.shape.index;
-    Set(constants, 0, hn::SaturatedAdd(low, LoadColumn(own)));
-    Set(constants, kVector, hn::SaturatedAdd(high, LoadColumn(own + kVector * kMaxSums)));
+    for (std::size_t b = 0; b < Row::kBlocks; ++b) sum.blocks[b] = hn::SaturatedAdd(sum.blocks[b], rest.blocks[b]);
+    sum.Store(scores);
+    Row index = sum.Levels(activity::kMiddle, activity::kLevels - 1);
+    for (auto& block : index.blocks) {
+      block = hn::Add(block, hn::Set(Row::kTag, static_cast<std::int16_t>(constants.active_at)));
+    }
+    index.Store(indices);
   }
   // A bit for each of which the context is that of a likely one.
   [[nodiscard]] HWY_INLINE std::uint32_t Likely() const {
-    return LikelyOf(0) | LikelyOf(kVector) << kVector;
+    return Row::Load(scores).Above(activity::kLeastLikely - 1);
   }
   [[nodiscard]] HWY_INLINE bool IsLikely(std::size_t i) const { return scores[i] >= activity::kLeastLikely; }
   // What a level next to a cell adds to its score has changed.
@@ -525,18 +561,18 @@ struct ActiveContexts {
     indices[i] = static_cast<std::int16_t>(constants.active_at + activity::LevelOf(score));
   }
 
- private:
-  HWY_INLINE void Set(const Constants& constants, std::size_t first, ScoreVector score) {
-    const Scores d;
-    constexpr auto kTop = static_cast<std::int16_t>(activity::kLevels - 1);
-    const auto level = hn::Min(hn::Max(hn::Add(hn::ShiftRight<4>(score), hn::Set(d, activity::kMiddle)), hn::Zero(d)),
-                               hn::Set(d, kTop));
-    hn::Store(score, d, scores + first);
-    hn::Store(hn::Add(level, hn::Set(d, static_cast<std::int16_t>(constants.active_at))), d, indices + first);
-  }
-  [[nodiscard]] HWY_INLINE std::uint32_t LikelyOf(std::size_t first) const {
-    const Scores d;
-    return BitsOf(d, hn::Gt(hn::Load(d, scores + first), hn::Set(d, activity::kLeastLikely - 1)));
+  // Every kMaxSums-th number.
+  static HWY_INLINE Row LoadColumn(const std::int16_t* from) {
+    using Raw = std::int16_t __attribute__((vector_size(2 * Row::kLanes)));
+    Row out;
+    for (std::size_t b = 0; b < Row::kBlocks; ++b) {
+      Raw raw;
+      for (std::size_t i = 0; i < Row::kLanes; ++i) raw[i] = from[(b * Row::kLanes + i) * kMaxSums];
+      alignas(32) std::int16_t numbers[Row::kLanes];
+      std::memcpy(numbers, &raw, sizeof raw);
+      out.blocks[b] = hn::Load(Row::kTag, numbers);
+    }
+    return out;
   }
 };
 
@@ -549,16 +585,16 @@ HWY_INLINE std::uint32_t CellsThatAre(Activity activity, const Activity* first) 
 
 // The cells from `begin` to `end` in a row, at most 16, of a pass that is of active patches only. Returns the cell before
 // which it stopped, as `coder` does not hold one more patch.
-template <std::size_t kBlocks, class Coder>
+template <std::size_t kColumns, class Coder>
 HWY_INLINE std::size_t CodeActive(const Pass& pass, const Constants& constants, std::size_t begin, std::size_t end,
                                   Coder& coder) {
   std::uint32_t left = CellsThatAre(Activity::kYes, pass.band.active.data() + begin) & ((1u << (end - begin)) - 1);
   for (; left != 0; left &= left - 1) {
     const std::size_t cell = begin + static_cast<std::size_t>(std::countr_zero(left));
     if (pass.kind == PassKind::kRefinement) {
-      RefinePatch<kBlocks>(pass, constants, cell, coder);
+      RefinePatch<kColumns>(pass, constants, cell, coder);
     } else {
-      CodePatch<kBlocks>(pass, constants, cell, false, coder);
+      CodePatch<kColumns>(pass, constants, cell, false, coder);
     }
     if (!coder.Holds()) return cell + 1;
   }
@@ -566,7 +602,7 @@ HWY_INLINE std::size_t CodeActive(const Pass& pass, const Constants& constants, 
 }
 
 // The same of a pass that is of other patches, too.
-template <std::size_t kBlocks, class Coder>
+template <std::size_t kColumns, class Coder>
 HWY_INLINE std::size_t CodeAny(const Pass& pass, const Constants& constants, std::size_t begin, std::size_t end,
                                Coder& coder) {
   Activity* const active = pass.band.active.data() + begin;
@@ -601,13 +637,13 @@ HWY_INLINE std::size_t CodeAny(const Pass& pass, const Constants& constants, std
       if (left == 0 || !holds) break;
       active[i] = Activity::kYes;
       const std::uint8_t before = pass.band.levels[cell];
-      CodePatch<kBlocks>(pass, constants, cell, fresh, coder);
+      CodePatch<kColumns>(pass, constants, cell, fresh, coder);
       if (!coder.Holds()) {
         stop = cell + 1;
         break;
       }
       const std::uint8_t after = pass.band.levels[cell];
-      if (before == after || i + 1 == 2 * kVector) continue;
+      if (before == after || i + 1 == kCellsAtOnce) continue;
       contexts.Add(constants, i + 1, of_left[after] - of_left[before]);
       if (!rest) {
         const std::uint32_t next = std::uint32_t{2} << i & no;
@@ -623,7 +659,7 @@ HWY_INLINE std::size_t CodeAny(const Pass& pass, const Constants& constants, std
 }
 
 // The patches from `first` on; returns the first one that is not coded.
-template <std::size_t kBlocks, class Coder>
+template <std::size_t kColumns, class Coder>
 HWY_INLINE std::size_t PatchesOf(const Pass& pass, const Constants& constants, std::size_t first, Coder& coder) {
   const TileState& tile = pass.tile;
   const bool only_active = pass.kind == PassKind::kLikely || pass.kind == PassKind::kRefinement;
@@ -634,34 +670,34 @@ HWY_INLINE std::size_t PatchesOf(const Pass& pass, const Constants& constants, s
     for (std::size_t begin = row_begin + column; begin < row_end;) {
       if (!coder.Holds()) return row * tile.columns + (begin - row_begin);
       const std::size_t end = std::min(begin + 16, row_end);
-      begin = only_active ? CodeActive<kBlocks>(pass, constants, begin, end, coder)
-                          : CodeAny<kBlocks>(pass, constants, begin, end, coder);
+      begin = only_active ? CodeActive<kColumns>(pass, constants, begin, end, coder)
+                          : CodeAny<kColumns>(pass, constants, begin, end, coder);
     }
   }
   return std::size_t{tile.rows} * tile.columns;
 }
 
-template <std::size_t kBlocks>
+template <std::size_t kColumns>
 std::size_t DecodeOf(const Pass& pass, entropy::RangeDecoder& decoder, std::size_t first, bool partial) {
   Decoding decoding(decoder, 2 * pass.band.shape.count + 1, partial);
-  const std::size_t next = PatchesOf<kBlocks>(pass, Constants(pass), first, decoding);
+  const std::size_t next = PatchesOf<kColumns>(pass, Constants(pass), first, decoding);
   decoding.Return(decoder);
   return next;
 }
 
 std::size_t Decode(const Pass& pass, entropy::RangeDecoder& decoder, std::size_t first, bool partial) {
-  return pass.model.columns == kVector ? DecodeOf<1>(pass, decoder, first, partial)
-                                       : DecodeOf<2>(pass, decoder, first, partial);
+  return pass.model.columns == kVector ? DecodeOf<kVector>(pass, decoder, first, partial)
+                                       : DecodeOf<kMaxColumns>(pass, decoder, first, partial);
 }
 
-template <std::size_t kBlocks>
+template <std::size_t kColumns>
 void EncodeOf(const Pass& pass, Encoding& encoding) {
   Coding coding(pass, encoding);
-  (void)PatchesOf<kBlocks>(pass, Constants(pass), 0, coding);
+  (void)PatchesOf<kColumns>(pass, Constants(pass), 0, coding);
 }
 
 void Encode(const Pass& pass, Encoding& encoding) {
-  return pass.model.columns == kVector ? EncodeOf<1>(pass, encoding) : EncodeOf<2>(pass, encoding);
+  return pass.model.columns == kVector ? EncodeOf<kVector>(pass, encoding) : EncodeOf<kMaxColumns>(pass, encoding);
 }
 
 #endif
@@ -688,7 +724,7 @@ bool CanUseKernels(const TileState& tile) {
 
 void UseKernels(TileState& tile) {
   for (GroupState& group : tile.groups) {
-    constexpr std::size_t kMore = 2 * kVector;  // cells are read so many at a time
+    constexpr std::size_t kMore = 16;  // cells are read so many at a time
     group.sums.assign((group.cells() + kMore) * kMaxSums, 0);
   }
 }
