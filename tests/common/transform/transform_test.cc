@@ -10,10 +10,7 @@
 #include <string>
 
 #include "common/transform/plain.h"
-
-#ifndef HOLO_PLAIN_KERNELS
-#include <hwy/targets.h>
-#endif
+#include "tests/common/every_target.h"
 
 namespace holo::transform {
 namespace {
@@ -29,25 +26,6 @@ float LargestDifference(const Plane& a, const Plane& b) {
   float largest = 0;
   for (std::size_t i = 0; i < a.samples.size(); ++i) largest = std::max(largest, std::abs(a.samples[i] - b.samples[i]));
   return largest;
-}
-
-// Calls `check` once with each kind of vector instructions that this machine has.
-template <typename Check>
-void WithEveryTarget(const Check& check) {
-#ifdef HOLO_PLAIN_KERNELS
-  check();
-#else
-  const std::int64_t all = hwy::SupportedTargets();
-  for (std::int64_t left = all; left != 0; left &= left - 1) {
-    const std::int64_t target = left & -left;
-    CAPTURE(std::string(hwy::TargetName(target)));
-    hwy::SetSupportedTargetsForTest(target);
-    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
-    check();
-  }
-  hwy::SetSupportedTargetsForTest(0);
-  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
-#endif
 }
 
 std::vector<float> RandomFloats(std::size_t count, std::uint32_t seed, float scale = 1.0f) {
@@ -117,7 +95,8 @@ struct PatchSize {
 constexpr PatchSize kPatchSizes[] = {{8, 0}, {4, 0}, {4, 1}, {2, 1}, {2, 2}};
 
 TEST_CASE("strips are the same with every kind of vector instructions") {
-  WithEveryTarget([] {
+  OnEveryTarget([](const char* target) {
+    CAPTURE(target);
     for (const PatchSize& size : kPatchSizes) {
       for (const std::uint32_t columns : {1u, 2u, 3u, 5u, 33u}) {
         CAPTURE(size.px);
@@ -135,7 +114,8 @@ TEST_CASE("strips are the same with every kind of vector instructions") {
 }
 
 TEST_CASE("borders are filtered the same with every kind of vector instructions") {
-  WithEveryTarget([] {
+  OnEveryTarget([](const char* target) {
+    CAPTURE(target);
     for (const PatchSize& size : kPatchSizes) {
       for (const std::size_t count : {1u, 3u, 4u, 8u, 15u, 16u, 17u, 100u}) {
         CAPTURE(size.px);
@@ -158,7 +138,8 @@ TEST_CASE("borders are filtered the same with every kind of vector instructions"
 }
 
 TEST_CASE("patches are gathered and projected the same with every kind of vector instructions") {
-  WithEveryTarget([] {
+  OnEveryTarget([](const char* target) {
+    CAPTURE(target);
     struct Row {
       std::uint32_t px, channels, count;
     };
@@ -207,7 +188,8 @@ void CheckStoredRows(float largest) {
 }
 
 TEST_CASE("pixels are stored the same with every kind of vector instructions") {
-  WithEveryTarget([] {
+  OnEveryTarget([](const char* target) {
+    CAPTURE(target);
     CheckStoredRows<std::uint8_t>(200.0f);
     CheckStoredRows<std::uint16_t>(50000.0f);
   });
@@ -341,7 +323,8 @@ TEST_CASE("a gathered patch has lost its mean") {
 }
 
 TEST_CASE("smoothing's kernel is the plain one, for any number of windows, rows at a time and the largest samples") {
-  WithEveryTarget([] {
+  OnEveryTarget([](const char* target) {
+    CAPTURE(target);
     std::mt19937 random(11);
     using Row = std::vector<std::int16_t>;
     for (const int largest : {40, 2047}) {
@@ -383,7 +366,8 @@ TEST_CASE("smoothing's kernel is the plain one, for any number of windows, rows 
 }
 
 TEST_CASE("samples to units and back are those of the plain functions, and the nearest") {
-  WithEveryTarget([] {
+  OnEveryTarget([](const char* target) {
+    CAPTURE(target);
     std::mt19937 random(12);
     std::uniform_real_distribution<float> sample(-200, 200);
     for (const std::size_t count : {1, 3, 4, 7, 8, 9, 31, 100}) {

@@ -8,13 +8,11 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <random>
-#ifndef HOLO_PLAIN_KERNELS
-#include <hwy/targets.h>
-#endif
 
 #include "common/bytes/bytes.h"
 #include "common/files/files.h"
 #include "common/language_model/blocks/plain.h"
+#include "tests/common/every_target.h"
 
 namespace holo::blocks {
 namespace {
@@ -76,20 +74,6 @@ std::vector<float> RandomActivations(std::size_t count, unsigned seed) {
     if (i / kUnit % 11 == 5) values[i] *= 1e-35f;
   }
   return values;
-}
-
-// Every target that this machine has, and back to the best one.
-template <typename Work>
-void OnEachTarget(const Work& work) {
-#ifdef HOLO_PLAIN_KERNELS
-  work("plain");
-#else
-  for (const std::int64_t target : hwy::SupportedAndGeneratedTargets()) {
-    hwy::GetChosenTarget().Update(target);
-    work(hwy::TargetName(target));
-  }
-  hwy::GetChosenTarget().DeInit();
-#endif
 }
 
 std::vector<float> MultiplyPlainly(const Matrix& matrix, const std::vector<float>& x, std::size_t rows,
@@ -224,7 +208,7 @@ TEST_CASE("kernels equal the plain loops, bit for bit with block types, for ever
       const std::vector<float> before(rows * outputs, 0.125f);
       for (const Store store : {Store::kReplace, Store::kAdd}) {
         const std::vector<float> expected = MultiplyPlainly(matrix, x, rows, before, store);
-        OnEachTarget([&](const char* target) {
+        OnEveryTarget([&](const char* target) {
           CAPTURE(target);
           Scratch scratch;
           std::vector<float> y = before;
