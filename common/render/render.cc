@@ -90,7 +90,9 @@ Window PatchesOf(const container::Level& level, std::uint32_t reduction, const W
 // The rows of one level in some columns, strip by strip from the top down.
 class LevelRows {
  public:
-  LevelRows(const Renderer& renderer, std::uint32_t level, std::uint32_t reduction, const Window& window)
+  // Rows that are given away stay as they are while the next `kept` are.
+  LevelRows(const Renderer& renderer, std::uint32_t level, std::uint32_t reduction, const Window& window,
+            std::uint32_t kept = 0)
       : renderer_(renderer), level_(renderer.LevelAt(level)), level_index_(level), window_(window) {
     shape_.patch_px = level_.patch_px >> reduction;
     shape_.reduction = reduction;
@@ -102,8 +104,10 @@ class LevelRows {
     end_strip_ = (patches_.y1 + patch_rows - 1) / patch_rows;
     row_stride_ = shape_.padded_width();
     const std::uint32_t channels = renderer.state_.header.layout.channels;
-    // Two strips of each channel: a strip's last rows wait for the next one.
-    rows_.resize(std::size_t{channels} * 2 * transform::kStripRows * row_stride_);
+    // A strip's last rows wait for the next one: what is written is up to a strip and a half ahead of what is given away.
+    constexpr std::uint32_t kAhead = transform::kStripRows + transform::kStripRows / 2;
+    ring_rows_ = (kept + kAhead + transform::kStripRows - 1) / transform::kStripRows * transform::kStripRows;
+    rows_.resize(std::size_t{channels} * ring_rows_ * row_stride_);
     scratch_.resize(std::size_t{transform::kStripRows} * row_stride_ + kAlignment);
     sums_.resize(std::size_t{patch_rows} * shape_.columns);
     row_pointers_.resize(channels);
@@ -128,8 +132,7 @@ class LevelRows {
 
   [[nodiscard]] std::uint32_t strip_patch_rows() const { return transform::kStripRows / shape_.patch_px; }
   [[nodiscard]] float* RowOf(std::uint32_t channel, std::uint32_t y) {
-    return rows_.data() +
-           (std::size_t{channel} * 2 * transform::kStripRows + y % (2 * transform::kStripRows)) * row_stride_;
+    return rows_.data() + (std::size_t{channel} * ring_rows_ + y % ring_rows_) * row_stride_;
   }
 
   // Synthesises strip `next_strip_` of every channel.
@@ -228,7 +231,8 @@ class LevelRows {
   std::uint32_t next_strip_ = 0;
   std::uint32_t end_strip_ = 0;
   std::size_t row_stride_ = 0;
-  std::vector<float> rows_;  // [channel][16][row_stride_]; row y of the level is at y % 16
+  std::uint32_t ring_rows_ = 0;
+  std::vector<float> rows_;  // [channel][ring_rows_][row_stride_]; row y of the level is at y % ring_rows_
   std::vector<float> scratch_;
   std::vector<transform::PatchSum> sums_;
   std::vector<const float*> row_pointers_;
@@ -342,7 +346,7 @@ void Renderer::Stream(std::uint32_t level_index, std::uint32_t reduction, const 
   for (std::uint32_t x = wanted.x0; x < wanted.x1; x += width) {
     Columns& one = columns.emplace_back();
     one.part = {x, wanted.y0, std::min(x + width, wanted.x1), wanted.y1};
-    one.rows = std::make_unique<LevelRows>(*this, level_index, reduction, grow(one.part));
+    one.rows = std::make_unique<LevelRows>(*this, level_index, reduction, grow(one.part), smooth ? Smoother::kKept : 0);
     if (!smooth) continue;
     one.smoother = std::make_unique<Smoother>(one.part, level.width, level.height, state_.header.layout.channels,
                                               pixels::MaxSample(state_.header.layout.sample_type),

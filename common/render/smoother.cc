@@ -42,8 +42,8 @@ Smoother::Smoother(const Window& window, std::uint32_t width, std::uint32_t heig
       next_(static_cast<std::int64_t>(window.y0) - kReach),
       smoothed_(next_),
       units_per_sample_(2 * transform::kSmoothUnits / range),
-      rows_(std::size_t{channels} * kKept * stride_),
-      units_(rows_.size()),
+      rows_(std::size_t{channels} * kRing),
+      units_(rows_.size() * stride_),
       removed_(std::size_t{channels} * transform::kSmoothRows * stride_),
       limits_(channels),
       taken_(std::size_t{channels} * stride_),
@@ -55,21 +55,15 @@ Smoother::Smoother(const Window& window, std::uint32_t width, std::uint32_t heig
   }
 }
 
-template <typename Sample>
-Sample* Smoother::RowOf(std::vector<Sample>& rows, std::uint32_t channel, std::int64_t y) const {
-  return rows.data() + (std::size_t{channel} * kKept + static_cast<std::size_t>((y + kKept) % kKept)) * stride_;
-}
-
 void Smoother::Add(std::uint32_t y, const float* const* rows, const Sink& sink) {
   const std::int64_t width = grown_.width();
   const std::int64_t left = static_cast<std::int64_t>(window_.x0) - kReach - grown_.x0;  // 0, or what is mirrored
   for (std::uint32_t c = 0; c < channels_; ++c) {
-    float* to = RowOf(rows_, c, y);
-    std::copy_n(rows[c], width, to - left);
-    const auto samples = static_cast<std::int64_t>(samples_);
-    for (std::int64_t x = 0; x < -left; ++x) to[x] = rows[c][Mirrored(left + x, width)];
-    for (std::int64_t x = width - left; x < samples; ++x) to[x] = rows[c][Mirrored(left + x, width)];
-    transform::ToSmoothUnits(to, units_per_sample_, samples_, RowOf(units_, c, y));
+    rows_[RingOf(c, y)] = rows[c] + (window_.x0 - grown_.x0);
+    std::int16_t* const inside = UnitsOf(c, y) - left;
+    transform::ToSmoothUnits(rows[c], units_per_sample_, static_cast<std::size_t>(width), inside);
+    for (std::int64_t x = left; x < 0; ++x) inside[x] = inside[Mirrored(x, width)];
+    for (std::int64_t x = width; x < static_cast<std::int64_t>(samples_) + left; ++x) inside[x] = inside[Mirrored(x, width)];
   }
   // Rows above the first are those from it on, mirrored, once they are there.
   const std::int64_t last_row = height_ - 1;
@@ -88,7 +82,7 @@ void Smoother::Add(std::uint32_t y, const float* const* rows, const Sink& sink) 
 void Smoother::Take(std::int64_t at, std::uint32_t y, const Sink& sink) {
   ++next_;
   for (std::uint32_t c = 0; at != y && c < channels_; ++c) {
-    std::copy_n(RowOf(units_, c, y), samples_, RowOf(units_, c, at));
+    std::copy_n(UnitsOf(c, y), samples_, UnitsOf(c, at));
   }
   const bool last = next_ == static_cast<std::int64_t>(window_.y1) + kReach;
   if (last || next_ - smoothed_ == transform::kSmoothRows) Smooth(sink);
@@ -111,7 +105,7 @@ void Smoother::Smooth(const Sink& sink) {
                                     limits_[c].limits[0].data());
       }
       limits[i] = limits_[c].limits[0].data();
-      rows[i] = RowOf(units_, c, smoothed_ + i);
+      rows[i] = UnitsOf(c, smoothed_ + i);
       removed[i] = removed_row(c, i);
     }
     transform::SmoothRows(states_[c], rows, limits, count, removed);
@@ -121,7 +115,7 @@ void Smoother::Smooth(const Sink& sink) {
     if (y < window_.y0 || y >= window_.y1) continue;
     for (std::uint32_t c = 0; c < channels_; ++c) {
       float* to = taken_.data() + c * stride_;
-      transform::TakeSmoothUnits(RowOf(rows_, c, y) + kReach, removed_row(c, i) + kReach, kShare / units_per_sample_,
+      transform::TakeSmoothUnits(rows_[RingOf(c, y)], removed_row(c, i) + kReach, kShare / units_per_sample_,
                                  window_.width(), to);
       out_[c] = to;
     }

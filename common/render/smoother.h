@@ -5,6 +5,7 @@
 #include <functional>
 #include <vector>
 
+#include "common/container/container.h"
 #include "common/render/window.h"
 #include "common/transform/transform.h"
 
@@ -27,18 +28,25 @@ class Smoother {
   Smoother(const Window& window, std::uint32_t width, std::uint32_t height, std::uint32_t channels, float range,
            Limits limits);
 
-  // `rows[channel]` is row `y`, the one below the last, of the grown window's columns.
+  // `rows[channel]` is row `y`, the one below the last, of the grown window's columns. It must stay as it is while the
+  // next kKept are added.
+  static constexpr std::uint32_t kKept = transform::kSmoothRows + container::kSmoothReach;
   void Add(std::uint32_t y, const float* const* rows, const Sink& sink);
 
  private:
-  static constexpr std::int64_t kKept = 32;  // rows: as many as come at a time, and those that others wait for
+  static constexpr std::int64_t kRing = 32;  // rows, at least kKept
 
   // Takes row `y` of the picture as row `at` of it; `at` is outside where the picture is mirrored.
   void Take(std::int64_t at, std::uint32_t y, const Sink& sink);
   // Smooths what has been taken since the last time.
   void Smooth(const Sink& sink);
-  template <typename Sample>
-  [[nodiscard]] Sample* RowOf(std::vector<Sample>& rows, std::uint32_t channel, std::int64_t y) const;
+  // Where what is kept of a row is.
+  [[nodiscard]] static std::size_t RingOf(std::uint32_t channel, std::int64_t y) {
+    return std::size_t{channel} * kRing + static_cast<std::size_t>((y + kRing) % kRing);
+  }
+  [[nodiscard]] std::int16_t* UnitsOf(std::uint32_t channel, std::int64_t y) {
+    return units_.data() + RingOf(channel, y) * stride_;
+  }
 
   struct LimitsOfRows {
     std::vector<std::int16_t> limits[2];  // the last ones, and those before
@@ -55,8 +63,8 @@ class Smoother {
   std::int64_t next_;      // the row that comes next
   std::int64_t smoothed_;  // the first row that has not been
   float units_per_sample_;
-  std::vector<float> rows_;            // [channel][kKept][stride_]: row y is at y % kKept
-  std::vector<std::int16_t> units_;    // as rows_
+  std::vector<const float*> rows_;     // [channel][kRing] from the window's left on: row y is at y % kRing
+  std::vector<std::int16_t> units_;    // [channel][kRing][stride_]
   std::vector<std::int16_t> removed_;  // [channel][kSmoothRows][stride_]
   std::vector<LimitsOfRows> limits_;   // [channel]
   std::vector<transform::SmoothState> states_;  // [channel]
