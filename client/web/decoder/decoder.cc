@@ -415,8 +415,9 @@ std::int32_t ExportAddChunk(std::int32_t handle, std::uint32_t layer, std::uint3
 // See render::View; format is a PixelFormat. result() is the pixels, rectangle() their render::OutputRect.
 HOLO_EXPORT(render)
 std::int32_t ExportRender(std::int32_t handle, std::uint32_t x, std::uint32_t y, std::uint32_t width,
-                          std::uint32_t height, std::uint32_t scale_log2, std::uint32_t k, std::uint32_t format) {
-  return Finish(Render(handle, {{x, y, width, height}, scale_log2, k}, format));
+                          std::uint32_t height, std::uint32_t scale_log2, std::uint32_t k, std::uint32_t smooth,
+                          std::uint32_t format) {
+  return Finish(Render(handle, {{x, y, width, height}, scale_log2, k, smooth != 0}, format));
 }
 
 // result() describes an asset, or the module for handle 0, as JSON: see AssetInfo and ModuleInfo in decoder.mjs.

@@ -49,6 +49,8 @@
  * @property {Rect} [region] in pixels of level 0, inside the picture; default: all
  * @property {number} [scaleLog2] the output is 1/2^scaleLog2 of the size, 0..24; default 0
  * @property {number} [k] basis dimensions used per patch; default 0: all
+ * @property {boolean} [smooth] default true; false: the projection itself. Only whole sizes with all dimensions are
+ *     smoothed, which takes twice the time: a page may leave it out while its view moves.
  * @property {'rgba8' | 'native'} [format] default 'rgba8': straight alpha, or 255; grey, and the first of one or two
  *     channels of unknown meaning, as R = G = B. 'native': the asset's channels and bits.
  *
@@ -238,14 +240,14 @@ export class Asset {
    * @param {View} [view]
    * @returns {Pixels}
    */
-  render({region = {x: 0, y: 0, width: 0, height: 0}, scaleLog2 = 0, k = 0, format = 'rgba8'} = {}) {
+  render({region = {x: 0, y: 0, width: 0, height: 0}, scaleLog2 = 0, k = 0, smooth = true, format = 'rgba8'} = {}) {
     const formatNumber = kFormats.indexOf(format);
     if (formatNumber < 0) {
       throw new HoloError('INVALID_ARGUMENT', `format: expected one of ${kFormats.join(', ')}, found ${format}`);
     }
     this.#decoder.call('render', this.#handle, uint32('region.x', region.x), uint32('region.y', region.y),
         uint32('region.width', region.width), uint32('region.height', region.height), uint32('scaleLog2', scaleLog2),
-        uint32('k', k), formatNumber);
+        uint32('k', k), smooth ? 1 : 0, formatNumber);
     const bytes = this.#decoder.result();
     const rect = this.#decoder.rectangle();
     if (format === 'rgba8') return {rect, data: new Uint8ClampedArray(bytes.buffer)};

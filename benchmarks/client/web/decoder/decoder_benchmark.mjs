@@ -1,5 +1,6 @@
 // The WebAssembly decoder's speed on one core: decoder_benchmark.mjs FOLDER_OF_THE_MODULE FILE.holo...
-// For each file: opening it and rendering all of it the first time, which decodes every chunk, and rendering it again.
+// For each file: opening it and rendering all of it the first time, which decodes every chunk, rendering it again, and
+// once more without smoothing.
 // The best of fifteen, in megapixels per second; `holo_benchmark_speed` measures the same of the native decoder.
 import {readFileSync} from 'node:fs';
 import {join} from 'node:path';
@@ -12,7 +13,7 @@ const decoder = await loadDecoder(readFileSync(join(folder, 'decoder.wasm')));
 
 for (const path of paths) {
   const file = readFileSync(path);
-  const first = [], again = [];
+  const first = [], again = [], unsmoothed = [];
   let pixels = 0;
   for (let run = 0; run < 15; ++run) {
     const start = performance.now();
@@ -21,6 +22,8 @@ for (const path of paths) {
     const middle = performance.now();
     asset.render();
     const end = performance.now();
+    asset.render({smooth: false});
+    unsmoothed.push(performance.now() - end);
     first.push(middle - start);
     again.push(end - middle);
     pixels = asset.info().width * asset.info().height;
@@ -28,5 +31,5 @@ for (const path of paths) {
   }
   const speed = (times) => (pixels / Math.min(...times) / 1000).toFixed(1);
   console.log(`${path}: ${(file.length * 8 / pixels).toFixed(2)} bits per pixel, decode and render ${speed(first)} MP/s, ` +
-      `render ${speed(again)} MP/s`);
+      `render ${speed(again)} MP/s, unsmoothed ${speed(unsmoothed)} MP/s`);
 }

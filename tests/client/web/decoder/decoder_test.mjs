@@ -121,6 +121,7 @@ for (const [name, path] of Object.entries(assets)) {
     const region = ['--region', [part.x, part.y, part.width, part.height].join(',')];
     const views = [
       {view: {}, options: []},
+      {view: {smooth: false}, options: ['--unsmoothed']},
       {view: {k: 7}, options: ['-k', 7]},
       {view: {scaleLog2: 1}, options: ['--scale', '1/2']},
       {view: {scaleLog2: 3}, options: ['--scale', '1/8']},
@@ -271,7 +272,7 @@ test('the exports check what does not come from the loader', async () => {
   assert.equal(exports.alloc(2 ** 30 + 1), 0);
   assert.equal(exports.alloc(-1), 0);
   for (const handle of [1, -1, 0x7fffffff, -0x80000000]) {
-    assert.equal(exports.render(handle, 0, 0, 0, 0, 0, 0, 0), kInvalidArgument);
+    assert.equal(exports.render(handle, 0, 0, 0, 0, 0, 0, 1, 0), kInvalidArgument);
     assert.equal(exports.describe(handle), kInvalidArgument);
     assert.equal(exports.icc_profile(handle), kInvalidArgument);
     assert.equal(exports.add_chunk(handle, 0, 0, 0, exports.alloc(0), 0), kInvalidArgument);
@@ -290,11 +291,11 @@ test('the exports check what does not come from the loader', async () => {
   new Uint8Array(exports.memory.buffer).set(forged, address);
   const handle = exports.open_header(address, 0);
   assert.ok(handle > 0);
-  assert.equal(exports.render(handle, 0, 0, 0, 0, 0, 0, 0), kResourceExhausted);
-  assert.equal(exports.render(handle, 0, 0, 2 ** 24, 2, 0, 0, 1), kResourceExhausted);
-  assert.equal(exports.render(handle, 2 ** 29, 0, 1000, 2, 0, 0, 1), 0);
+  assert.equal(exports.render(handle, 0, 0, 0, 0, 0, 0, 1, 0), kResourceExhausted);
+  assert.equal(exports.render(handle, 0, 0, 2 ** 24, 2, 0, 0, 1, 1), kResourceExhausted);
+  assert.equal(exports.render(handle, 2 ** 29, 0, 1000, 2, 0, 0, 1, 1), 0);
   assert.equal(exports.result_bytes(), 8000);
-  assert.equal(exports.render(handle, 0, 0, 0, 0, 24, 0, 1), 0);
+  assert.equal(exports.render(handle, 0, 0, 0, 0, 24, 0, 1, 1), 0);
 });
 
 // Whatever happens is a HoloError or a picture: a trap would be a WebAssembly.RuntimeError.
