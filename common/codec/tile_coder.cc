@@ -278,7 +278,7 @@ bool RefinePatch(const Pass& pass, std::size_t cell, Coder& coder) {
     if (coder.Stopped()) return false;
     const std::uint32_t after = before | (bit ? 1u : 0u) << pass.plane;
     magnitudes.Set(at + i, after);
-    if constexpr (Coder::kEncodes) Count(pass, coder.encoding(), cell, i, before, after);
+    if constexpr (Coder::kEncodes) Count(pass, coder.encoding(), at + i, before, after);
   }
   return true;
 }
@@ -369,7 +369,7 @@ bool CodePatch(const Pass& pass, std::size_t cell, Coder& coder) {
     changed = true;
     if (k < kInside) AddInside(pass.model, k, StrengthOf(1), scores.data());
     if (pass.sum_weights != nullptr) AddToSums(pass, cell, k);
-    if constexpr (Coder::kEncodes) Count(pass, coder.encoding(), cell, i, 0, magnitude);
+    if constexpr (Coder::kEncodes) Count(pass, coder.encoding(), cell * shape.count + i, 0, magnitude);
   }
   if (changed) band.levels[cell] = LevelOfBand(group, shape, cell);
   return true;
@@ -521,15 +521,14 @@ bool BecomesSignificant(const Pass& pass, Encoding& encoding, std::size_t cell, 
   return false;
 }
 
-void Count(const Pass& pass, Encoding& encoding, std::size_t cell, std::size_t i, std::uint32_t before,
-           std::uint32_t after) {
+void Count(const Pass& pass, Encoding& encoding, std::size_t at, std::uint32_t before, std::uint32_t after) {
   const BandTarget& target = *encoding.target;
-  const double exact = target.exact[cell * pass.band.shape.count + i];
+  const double exact = target.exact[at];
   const double old_error = exact - Dequantise(before, pass.plane + 1);
   const double new_error = exact - Dequantise(after, pass.plane);
   const double saved = old_error * old_error - new_error * new_error;
   encoding.cut.seen_saved += saved;
-  encoding.cut.measured_saved += saved * target.weights[i];
+  encoding.cut.measured_saved += saved * target.weights[at % pass.band.shape.count];
 }
 
 Contexts::Contexts() {

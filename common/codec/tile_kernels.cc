@@ -304,8 +304,9 @@ class Decoding {
   Decoding(entropy::RangeDecoder& decoder, std::size_t decisions, bool partial) : burst_(decoder, decisions, partial) {}
   void Return(entropy::RangeDecoder& decoder) const { burst_.Return(decoder); }
 
-  // Whether one more patch can be coded.
+  // Whether one more patch can be coded, or so many decisions.
   [[nodiscard]] HWY_INLINE bool Holds() const { return burst_.Holds(); }
+  [[nodiscard]] HWY_INLINE bool Holds(std::size_t decisions) const { return burst_.Holds(decisions); }
   [[nodiscard]] HWY_INLINE bool Active(std::size_t, entropy::Probability& context) { return burst_.Code(context); }
   [[nodiscard]] HWY_INLINE bool Significant(std::size_t, std::size_t, bool, entropy::Probability& context) {
     return burst_.Code(context);
@@ -315,11 +316,11 @@ class Decoding {
                                                   entropy::Probability& context) {
     return (burst_.CodeMask(context) & 1) ^ inverted;
   }
-  // The next bit.
-  [[nodiscard]] HWY_INLINE std::uint32_t Refinement(std::size_t, std::size_t, entropy::Probability& context) {
+  // The next bit of the magnitude at `at` of the band.
+  [[nodiscard]] HWY_INLINE std::uint32_t Refinement(std::size_t /*at*/, entropy::Probability& context) {
     return burst_.CodeMask(context) & 1;
   }
-  HWY_INLINE void Tell(std::size_t, std::size_t, std::uint32_t, std::uint32_t) {}
+  HWY_INLINE void Tell(std::size_t /*at*/, std::uint32_t, std::uint32_t) {}
 
  private:
   entropy::RangeDecoder::Burst burst_;
@@ -331,6 +332,7 @@ class Coding {
       : pass_(pass), encoding_(encoding), values_(encoding.target->values.data()) {}
 
   [[nodiscard]] static bool Holds() { return true; }
+  [[nodiscard]] static bool Holds(std::size_t) { return true; }
   [[nodiscard]] HWY_INLINE bool Active(std::size_t cell, entropy::Probability& context) {
     const bool bit = BecomesActive(pass_, encoding_, cell, context);
     encoding_.encoder.Code(bit, context);
@@ -349,14 +351,14 @@ class Coding {
     encoding_.encoder.Code(negative != inverted, context);
     return negative;
   }
-  [[nodiscard]] HWY_INLINE std::uint32_t Refinement(std::size_t cell, std::size_t i, entropy::Probability& context) {
-    const std::uint32_t bit = ValueOf(cell, i) >> 1 >> pass_.plane & 1;
+  [[nodiscard]] HWY_INLINE std::uint32_t Refinement(std::size_t at, entropy::Probability& context) {
+    const std::uint32_t bit = values_[at] >> 1 >> pass_.plane & 1;
     encoding_.encoder.Code(bit != 0, context);
     return bit;
   }
   // That more is known of a magnitude.
-  HWY_INLINE void Tell(std::size_t cell, std::size_t i, std::uint32_t before, std::uint32_t after) {
-    Count(pass_, encoding_, cell, i, before, after);
+  HWY_INLINE void Tell(std::size_t at, std::uint32_t before, std::uint32_t after) {
+    Count(pass_, encoding_, at, before, after);
   }
 
  private:
@@ -446,7 +448,7 @@ HWY_INLINE void CodePatch(const Pass& pass, const Constants& constants, std::siz
     const std::uint32_t negative = coder.Negative(cell, i, inverted, constants.contexts[at]);
     const std::uint32_t magnitude = std::uint32_t{1} << pass.plane;
     pass.band.magnitudes.Set(cell * count + i, magnitude);
-    coder.Tell(cell, i, 0, magnitude);
+    coder.Tell(cell * count + i, 0, magnitude);
     constexpr std::int8_t kStrength = 2;  // StrengthOf(1)
     mine = hn::Or(mine, hn::LoadU(bytes, kOneStrength + 15 - i));
     signs.nonzero |= std::uint64_t{1} << k;
@@ -472,48 +474,91 @@ HWY_INLINE void CodePatch(const Pass& pass, const Constants& constants, std::siz
       constants.band_sum.LevelOf(hn::GetLane(words), kWords == 1 ? 0 : hn::ExtractLane(words, kWords - 1));
 }
 
-// The next bits of what was significant before this plane: of which the strength is more than that of a 1.
-template <std::size_t kColumns, class Coder>
-HWY_INLINE void RefinePatch(const Pass& pass, const Constants& constants, std::size_t cell, Coder& coder) {
+// The coefficients of some cells that were significant before this plane, of which the strength is more than that of a 1:
+// where their magnitudes are and the contexts of their next bits, but for large ones.
+template <std::size_t kColumns>
+struct Refinements {
   using Row = Numbers<kColumns>;
-  constexpr auto kTag = Row::kTag;
-  const BandShape& shape = pass.band.shape;
-  const std::int8_t* const strengths = pass.group.strengths.data() + cell * pass.group.stride + shape.first_k;
-  Magnitudes& magnitudes = pass.band.magnitudes;
-  const std::size_t first = cell * shape.count;
-  const Row mine = Row::Strengths(strengths);
-  std::uint32_t left = mine.Above(2) & ((std::uint32_t{1} << shape.count) - 1);
-  if (left == 0) return;
-  const std::size_t contexts_at = kRefinementAt + shape.context_class * kRefinementContexts;
-  Row sides = Row::Zero();
-  for (std::size_t n = 0; n < 4; ++n) {
-    const Row there = Row::Strengths(strengths + constants.distances[n]);
-    for (std::size_t b = 0; b < Row::kBlocks; ++b) {
-      const auto strength = there.blocks[b];
-      sides.blocks[b] = hn::Sub(sides.blocks[b], hn::VecFromMask(kTag, hn::Gt(strength, hn::Zero(kTag))));
-      sides.blocks[b] = hn::Sub(sides.blocks[b], hn::VecFromMask(kTag, hn::Gt(strength, hn::Set(kTag, 2))));
+  static constexpr std::size_t kMost = kCellsAtOnce * kColumns;
+
+  std::size_t count = 0;
+  alignas(32) std::int16_t at[kMost + kColumns];  // (cell - `begin`) * the band's count + i
+  alignas(32) std::int16_t contexts[kMost + kColumns];
+
+  // `cells` has a bit for each cell from `begin` on.
+  HWY_INLINE Refinements(const Pass& pass, const Constants& constants, std::size_t begin, std::uint32_t cells) {
+    constexpr auto kTag = Row::kTag;
+    const BandShape& shape = pass.band.shape;
+    const std::size_t contexts_at = ContextsAt(shape);
+    for (; cells != 0; cells &= cells - 1) {
+      const auto offset = static_cast<std::size_t>(std::countr_zero(cells));
+      const std::int8_t* const strengths =
+          pass.group.strengths.data() + (begin + offset) * pass.group.stride + shape.first_k;
+      const Row mine = Row::Strengths(strengths);
+      Row sides = Row::Zero();
+      for (std::size_t n = 0; n < 4; ++n) {
+        const Row there = Row::Strengths(strengths + constants.distances[n]);
+        for (std::size_t b = 0; b < Row::kBlocks; ++b) {
+          const auto strength = there.blocks[b];
+          sides.blocks[b] = hn::Sub(sides.blocks[b], hn::VecFromMask(kTag, hn::Gt(strength, hn::Zero(kTag))));
+          sides.blocks[b] = hn::Sub(sides.blocks[b], hn::VecFromMask(kTag, hn::Gt(strength, hn::Set(kTag, 2))));
+        }
+      }
+      for (std::size_t b = 0; b < Row::kBlocks; ++b) {
+        // (sides + 1) / 3 is at least 1 from 2 on, at least 2 from 5 on.
+        const auto one = hn::Sub(hn::Zero(kTag), hn::VecFromMask(kTag, hn::Gt(sides.blocks[b], hn::Set(kTag, 1))));
+        const auto two = hn::Sub(one, hn::VecFromMask(kTag, hn::Gt(sides.blocks[b], hn::Set(kTag, 4))));
+        const auto is_first = hn::Eq(mine.blocks[b], hn::Set(kTag, 3));
+        const auto index = hn::IfThenElse(is_first, two, hn::Add(one, hn::Set(kTag, 3)));
+        const auto i = hn::Iota(kTag, static_cast<std::int16_t>(b * Row::kLanes));
+        const auto told = hn::And(hn::Gt(mine.blocks[b], hn::Set(kTag, 2)),
+                                  hn::Lt(i, hn::Set(kTag, static_cast<std::int16_t>(shape.count))));
+        const auto here = hn::Add(i, hn::Set(kTag, static_cast<std::int16_t>(offset * shape.count)));
+        Append(here, hn::Add(index, hn::Set(kTag, static_cast<std::int16_t>(contexts_at))), told);
+      }
     }
   }
-  alignas(32) std::int16_t indices[kColumns];
-  Row contexts;
-  for (std::size_t b = 0; b < Row::kBlocks; ++b) {
-    // (sides + 1) / 3 is at least 1 from 2 on, at least 2 from 5 on.
-    const auto one = hn::Sub(hn::Zero(kTag), hn::VecFromMask(kTag, hn::Gt(sides.blocks[b], hn::Set(kTag, 1))));
-    const auto two = hn::Sub(one, hn::VecFromMask(kTag, hn::Gt(sides.blocks[b], hn::Set(kTag, 4))));
-    const auto is_first = hn::Eq(mine.blocks[b], hn::Set(kTag, 3));
-    const auto index = hn::IfThenElse(is_first, two, hn::Add(one, hn::Set(kTag, 3)));
-    contexts.blocks[b] = hn::Add(index, hn::Set(kTag, static_cast<std::int16_t>(contexts_at)));
+  [[nodiscard]] static std::size_t ContextsAt(const BandShape& shape) {
+    return kRefinementAt + shape.context_class * kRefinementContexts;
   }
-  contexts.Store(indices);
-  for (; left != 0; left &= left - 1) {
-    const auto i = static_cast<std::size_t>(std::countr_zero(left));
-    const std::uint32_t magnitude = magnitudes.Get(first + i);
+
+ private:
+  // Of both the lanes in the mask.
+  HWY_INLINE void Append(typename Row::Vector here, typename Row::Vector context,
+                         hn::Mask<hn::FixedTag<std::int16_t, Row::kLanes>> told) {
+#if HWY_TARGET == HWY_WASM
+    // The tables that compressing takes there are too large a part of the browser's module.
+    alignas(16) std::int16_t places[Row::kLanes], indices[Row::kLanes];
+    hn::Store(here, Row::kTag, places);
+    hn::Store(context, Row::kTag, indices);
+    for (std::uint32_t left = BitsOf(Row::kTag, told); left != 0; left &= left - 1, ++count) {
+      at[count] = places[std::countr_zero(left)];
+      contexts[count] = indices[std::countr_zero(left)];
+    }
+#else
+    hn::CompressStore(here, told, Row::kTag, at + count);
+    count += hn::CompressStore(context, told, Row::kTag, contexts + count);
+#endif
+  }
+};
+
+// The next bits of what was significant before this plane. All contexts are known beforehand, so that one loop codes
+// those of many cells: how many a cell has cannot be foreseen.
+template <std::size_t kColumns, class Coder>
+HWY_INLINE void Refine(const Pass& pass, const Refinements<kColumns>& told, std::size_t begin, Coder& coder) {
+  const BandShape& shape = pass.band.shape;
+  Magnitudes& magnitudes = pass.band.magnitudes;
+  const std::size_t first = begin * shape.count;
+  const std::size_t of_large = told.ContextsAt(shape) + 5;
+  for (std::size_t n = 0; n < told.count; ++n) {
+    const std::size_t at = first + static_cast<std::size_t>(told.at[n]);
+    const std::uint32_t magnitude = magnitudes.Get(at);
     // Without a branch, as it cannot be foreseen.
     const std::size_t large = 0u - static_cast<std::size_t>((magnitude >> pass.plane >> 1) >= 4);
-    const std::size_t at = (static_cast<std::size_t>(indices[i]) & ~large) | ((contexts_at + 5) & large);
-    const std::uint32_t after = magnitude | coder.Refinement(cell, i, constants.contexts[at]) << pass.plane;
-    magnitudes.Set(first + i, after);
-    coder.Tell(cell, i, magnitude, after);
+    const std::size_t context = (static_cast<std::size_t>(told.contexts[n]) & ~large) | (of_large & large);
+    const std::uint32_t after = magnitude | coder.Refinement(at, pass.tile.contexts.all[context]) << pass.plane;
+    magnitudes.Set(at, after);
+    coder.Tell(at, magnitude, after);
   }
 }
 
@@ -589,14 +634,23 @@ template <std::size_t kColumns, class Coder>
 HWY_INLINE std::size_t CodeActive(const Pass& pass, const Constants& constants, std::size_t begin, std::size_t end,
                                   Coder& coder) {
   std::uint32_t left = CellsThatAre(Activity::kYes, pass.band.active.data() + begin) & ((1u << (end - begin)) - 1);
-  for (; left != 0; left &= left - 1) {
-    const std::size_t cell = begin + static_cast<std::size_t>(std::countr_zero(left));
-    if (pass.kind == PassKind::kRefinement) {
-      RefinePatch<kColumns>(pass, constants, cell, coder);
+  const bool refines = pass.kind == PassKind::kRefinement;
+  bool all_at_once = refines;
+  while (left != 0) {
+    const auto i = static_cast<std::size_t>(std::countr_zero(left));
+    const std::uint32_t some = all_at_once ? left : std::uint32_t{1} << i;
+    if (refines) {
+      const Refinements<kColumns> told(pass, constants, begin, some);
+      if (all_at_once && !coder.Holds(told.count)) {
+        all_at_once = false;
+        continue;
+      }
+      Refine<kColumns>(pass, told, begin, coder);
     } else {
-      CodePatch<kColumns>(pass, constants, cell, false, coder);
+      CodePatch<kColumns>(pass, constants, begin + i, false, coder);
     }
-    if (!coder.Holds()) return cell + 1;
+    left &= ~some;
+    if (!coder.Holds()) return begin + static_cast<std::size_t>(std::bit_width(some));
   }
   return end;
 }

@@ -36,8 +36,7 @@ struct Encoding {
 [[nodiscard]] bool BecomesSignificant(const Pass& pass, Encoding& encoding, std::size_t cell, std::size_t i, bool fresh,
                                       const entropy::Probability& context);
 
-// Adds up what is saved by a magnitude of which this pass tells more.
-void Count(const Pass& pass, Encoding& encoding, std::size_t cell, std::size_t i, std::uint32_t before,
-           std::uint32_t after);
+// Adds up what is saved by the magnitude at `at` of the band, of which this pass tells more.
+void Count(const Pass& pass, Encoding& encoding, std::size_t at, std::uint32_t before, std::uint32_t after);
 
 }  // namespace holo::codec

@@ -129,6 +129,7 @@ class RangeDecoder {
       code_ = decoder.code_;
       const std::uint8_t* const data = decoder.data_.data();
       first_ = next_ = data + std::min(decoder.position_, decoder.data_.size());
+      end_ = data + decoder.size_;
       const std::size_t most = MostBytesOf(decisions);
       if (exact || decoder.data_.empty()) {
         stop_ = data + (decoder.size_ > most ? decoder.size_ - most : 0);
@@ -142,6 +143,10 @@ class RangeDecoder {
       decoder.position_ += static_cast<std::size_t>(next_ - first_);
     }
     [[nodiscard]] bool Holds() const { return next_ < stop_; }
+    // Whether the bytes of so many decisions are sure to be there.
+    [[nodiscard]] bool Holds(std::size_t decisions) const {
+      return end_ - next_ >= static_cast<std::ptrdiff_t>(MostBytesOf(decisions));
+    }
     // A decision that can be foreseen: the processor goes on along the likelier way.
     [[nodiscard]] bool Code(Probability& probability) {
       const std::uint32_t bound = (range_ >> 16) * probability.OfOne();
@@ -180,6 +185,7 @@ class RangeDecoder {
     std::uint32_t code_ = 0;
     const std::uint8_t* next_ = nullptr;
     const std::uint8_t* first_ = nullptr;
+    const std::uint8_t* end_ = nullptr;
     const std::uint8_t* stop_ = nullptr;
   };
 
