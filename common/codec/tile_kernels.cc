@@ -27,8 +27,9 @@ void EncodePatches(const Pass&, Encoding&) {}
 #include <cstring>
 #include <vector>
 
-// Vectors whose length is unknown when compiling do not fit registers that hold a band.
-#define HWY_DISABLED_TARGETS (HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
+// Vectors whose length is unknown when compiling do not fit registers that hold a band; those of AVX-512 are longer than a
+// band, and its masks no faster.
+#define HWY_DISABLED_TARGETS (HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV | HWY_AVX3 | HWY_AVX3_DL)
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "common/codec/tile_kernels.cc"
 #include "hwy/foreach_target.h"  // includes this file again for each target
@@ -482,8 +483,8 @@ struct Refinements {
   static constexpr std::size_t kMost = kCellsAtOnce * kColumns;
 
   std::size_t count = 0;
-  alignas(32) std::int16_t at[kMost + kColumns];  // (cell - `begin`) * the band's count + i
-  alignas(32) std::int16_t contexts[kMost + kColumns];
+  std::int16_t at[kMost + 1];  // (cell - `begin`) * the band's count + i
+  std::int16_t contexts[kMost + 1];
 
   // `cells` has a bit for each cell from `begin` on.
   HWY_INLINE Refinements(const Pass& pass, const Constants& constants, std::size_t begin, std::uint32_t cells) {
@@ -504,41 +505,29 @@ struct Refinements {
           sides.blocks[b] = hn::Sub(sides.blocks[b], hn::VecFromMask(kTag, hn::Gt(strength, hn::Set(kTag, 2))));
         }
       }
+      Row of_patch;
       for (std::size_t b = 0; b < Row::kBlocks; ++b) {
         // (sides + 1) / 3 is at least 1 from 2 on, at least 2 from 5 on.
         const auto one = hn::Sub(hn::Zero(kTag), hn::VecFromMask(kTag, hn::Gt(sides.blocks[b], hn::Set(kTag, 1))));
         const auto two = hn::Sub(one, hn::VecFromMask(kTag, hn::Gt(sides.blocks[b], hn::Set(kTag, 4))));
         const auto is_first = hn::Eq(mine.blocks[b], hn::Set(kTag, 3));
         const auto index = hn::IfThenElse(is_first, two, hn::Add(one, hn::Set(kTag, 3)));
-        const auto i = hn::Iota(kTag, static_cast<std::int16_t>(b * Row::kLanes));
-        const auto told = hn::And(hn::Gt(mine.blocks[b], hn::Set(kTag, 2)),
-                                  hn::Lt(i, hn::Set(kTag, static_cast<std::int16_t>(shape.count))));
-        const auto here = hn::Add(i, hn::Set(kTag, static_cast<std::int16_t>(offset * shape.count)));
-        Append(here, hn::Add(index, hn::Set(kTag, static_cast<std::int16_t>(contexts_at))), told);
+        of_patch.blocks[b] = hn::Add(index, hn::Set(kTag, static_cast<std::int16_t>(contexts_at)));
+      }
+      alignas(32) std::int16_t indices[kColumns];
+      of_patch.Store(indices);
+      // Without a branch: each is written, and written over unless it counts.
+      const std::size_t first = offset * shape.count;
+      std::uint32_t told = mine.Above(2);
+      for (std::size_t i = 0; i < shape.count; ++i, told >>= 1) {
+        at[count] = static_cast<std::int16_t>(first + i);
+        contexts[count] = indices[i];
+        count += told & 1;
       }
     }
   }
   [[nodiscard]] static std::size_t ContextsAt(const BandShape& shape) {
     return kRefinementAt + shape.context_class * kRefinementContexts;
-  }
-
- private:
-  // Of both the lanes in the mask.
-  HWY_INLINE void Append(typename Row::Vector here, typename Row::Vector context,
-                         hn::Mask<hn::FixedTag<std::int16_t, Row::kLanes>> told) {
-#if HWY_TARGET == HWY_WASM
-    // The tables that compressing takes there are too large a part of the browser's module.
-    alignas(16) std::int16_t places[Row::kLanes], indices[Row::kLanes];
-    hn::Store(here, Row::kTag, places);
-    hn::Store(context, Row::kTag, indices);
-    for (std::uint32_t left = BitsOf(Row::kTag, told); left != 0; left &= left - 1, ++count) {
-      at[count] = places[std::countr_zero(left)];
-      contexts[count] = indices[std::countr_zero(left)];
-    }
-#else
-    hn::CompressStore(here, told, Row::kTag, at + count);
-    count += hn::CompressStore(context, told, Row::kTag, contexts + count);
-#endif
   }
 };
 
