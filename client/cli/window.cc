@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <opencv2/core.hpp>
 #include <opencv2/highgui.hpp>
+#include <opencv2/imgproc.hpp>
 #include <optional>
 
 #include "client/core/client.h"
@@ -72,44 +73,63 @@ bool XServerAnswers() {
   return answers;
 }
 
-// The rendered part of the picture as it fills the window: 8 bit, B, G, R, alpha on white, grey outside.
+// 8 bits of B, G and R, on white where the picture is transparent.
+cv::Mat ToBgr(const pixels::Picture& picture) {
+  const pixels::Layout& layout = picture.layout();
+  const auto channels = static_cast<int>(layout.channels);
+  const int depth = layout.sample_type == pixels::SampleType::kU8 ? CV_8U : CV_16U;
+  const double to_8_bit = 255.0 / pixels::MaxSample(layout.sample_type);
+  const cv::Mat all(static_cast<int>(layout.height), static_cast<int>(layout.width), CV_MAKETYPE(depth, channels),
+                    const_cast<std::uint8_t*>(picture.bytes().data()), picture.row_bytes());
+  const bool has_colors = channels - (layout.has_alpha ? 1 : 0) >= 3;
+  cv::Mat out(all.size(), CV_MAKETYPE(depth, 3));
+  cv::mixChannels({all}, {out}, {has_colors ? 2 : 0, 0, has_colors ? 1 : 0, 1, 0, 2});
+  out.convertTo(out, CV_8U, to_8_bit);
+  if (!layout.has_alpha) return out;
+  cv::Mat alpha;
+  cv::extractChannel(all, alpha, channels - 1);
+  alpha.convertTo(alpha, CV_8U, to_8_bit);
+  for (int y = 0; y < out.rows; ++y) {
+    for (int x = 0; x < out.cols; ++x) {
+      const int share = alpha.at<std::uint8_t>(y, x);
+      cv::Vec3b& pixel = out.at<cv::Vec3b>(y, x);
+      for (int c = 0; c < 3; ++c) {
+        pixel[c] = static_cast<std::uint8_t>((pixel[c] * share + 255 * (255 - share) + 127) / 255);
+      }
+    }
+  }
+  return out;
+}
+
+// The rendered part of the picture as it fills the window, grey outside. Bilinear: the render is at most twice as fine as
+// the window.
 cv::Mat Compose(const client::Canvas& canvas, const Viewport& viewport) {
-  const pixels::Picture& picture = canvas.picture();
   const render::View& view = canvas.view();
   const double unit = std::ldexp(1.0, static_cast<int>(view.scale_log2));
   const render::OutputRect rect = render::OutputRectOf(view);
   const SourceRect exact = viewport.Exact();
-  cv::Mat out(static_cast<int>(viewport.window_height()), static_cast<int>(viewport.window_width()), CV_8UC3,
-              cv::Scalar(64, 64, 64));
-  const pixels::Layout& layout = picture.layout();
-  const std::uint32_t colors = layout.channels - (layout.has_alpha ? 1 : 0);
-  const float to_8_bit = 255.0f / pixels::MaxSample(layout.sample_type);
-  for (int v = 0; v < out.rows; ++v) {
-    // Bilinear: the render is at most twice as fine as the window.
-    const double y = (exact.y + (v + 0.5) * exact.height / out.rows) / unit - rect.y - 0.5;
-    if (y < -0.5 || y > picture.height() - 0.5) continue;
-    const auto y0 = static_cast<std::uint32_t>(std::max(0.0, std::floor(y)));
-    const std::uint32_t y1 = std::min(y0 + 1, picture.height() - 1);
-    const auto fy = static_cast<float>(std::clamp(y - y0, 0.0, 1.0));
-    for (int u = 0; u < out.cols; ++u) {
-      const double x = (exact.x + (u + 0.5) * exact.width / out.cols) / unit - rect.x - 0.5;
-      if (x < -0.5 || x > picture.width() - 0.5) continue;
-      const auto x0 = static_cast<std::uint32_t>(std::max(0.0, std::floor(x)));
-      const std::uint32_t x1 = std::min(x0 + 1, picture.width() - 1);
-      const auto fx = static_cast<float>(std::clamp(x - x0, 0.0, 1.0));
-      const auto sample = [&](std::uint32_t c) {
-        const float above = picture.At(x0, y0, c) * (1 - fx) + picture.At(x1, y0, c) * fx;
-        const float below = picture.At(x0, y1, c) * (1 - fx) + picture.At(x1, y1, c) * fx;
-        return (above * (1 - fy) + below * fy) * to_8_bit;
-      };
-      const float alpha = layout.has_alpha ? sample(layout.channels - 1) / 255.0f : 1.0f;
-      auto& pixel = out.at<cv::Vec3b>(v, u);
-      for (std::uint32_t c = 0; c < 3; ++c) {
-        const float value = sample(colors >= 3 ? 2 - c : 0) * alpha + 255 * (1 - alpha);
-        pixel[static_cast<int>(c)] = static_cast<std::uint8_t>(std::clamp(value + 0.5f, 0.0f, 255.0f));
-      }
-    }
-  }
+  const cv::Size size(static_cast<int>(viewport.window_width()), static_cast<int>(viewport.window_height()));
+  // Pixel (u, v) of the window is (step_x * u + first_x, step_y * v + first_y) of the render.
+  const double step_x = exact.width / size.width / unit;
+  const double step_y = exact.height / size.height / unit;
+  const double first_x = exact.x / unit - rect.x + step_x / 2 - 0.5;
+  const double first_y = exact.y / unit - rect.y + step_y / 2 - 0.5;
+  cv::Mat out;
+  cv::warpAffine(ToBgr(canvas.picture()), out, cv::Matx23d(step_x, 0, first_x, 0, step_y, first_y), size,
+                 cv::INTER_LINEAR | cv::WARP_INVERSE_MAP, cv::BORDER_REPLICATE);
+  const auto inside = [](double first, double step, std::uint32_t length, int limit) {
+    const double begin = std::ceil((-0.5 - first) / step);
+    const double end = std::floor((length - 0.5 - first) / step) + 1;
+    return cv::Range(static_cast<int>(std::clamp<double>(begin, 0, limit)),
+                     static_cast<int>(std::clamp<double>(end, 0, limit)));
+  };
+  const cv::Range rows = inside(first_y, step_y, rect.height, size.height);
+  const cv::Range columns = inside(first_x, step_x, rect.width, size.width);
+  const cv::Scalar grey(64, 64, 64);
+  out.rowRange(0, rows.start).setTo(grey);
+  out.rowRange(rows.end, size.height).setTo(grey);
+  out.colRange(0, columns.start).setTo(grey);
+  out.colRange(columns.end, size.width).setTo(grey);
   return out;
 }
 
