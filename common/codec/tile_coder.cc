@@ -300,7 +300,8 @@ bool CodePatch(const Pass& pass, std::size_t cell, Coder& coder) {
     if (active == Activity::kSeenNo) active = Activity::kNo;
     return true;
   }
-  if (active != Activity::kYes) {
+  if (pass.kind == PassKind::kActive && active == Activity::kTold) return true;
+  if (!IsActive(active)) {
     const int score = ActiveScore(pass, cell);
     const std::size_t level = activity::LevelOf(score);
     if (pass.kind == PassKind::kActive && level < activity::kLikely) return true;
@@ -324,6 +325,7 @@ bool CodePatch(const Pass& pass, std::size_t cell, Coder& coder) {
   SignificanceScores(pass, cell, scores.data());
 
   bool changed = false;
+  bool all_told = true;
   for (std::size_t i = 0; i < shape.count; ++i) {
     const std::size_t k = shape.first_k + i;
     GroupState::Signs& signs = group.SignsOf(cell, k);
@@ -340,7 +342,10 @@ bool CodePatch(const Pass& pass, std::size_t cell, Coder& coder) {
       bit = true;
     } else {
       const int score = static_cast<std::int16_t>(scores[i] + (fresh ? pass.model.fresh[i] : 0));
-      if (likely && significance::LevelOf(score) < significance::kLikely) continue;
+      if (likely && significance::LevelOf(score) < significance::kLikely) {
+        all_told = false;
+        continue;
+      }
       entropy::Probability& context = contexts.Significance(row, significance::LevelOf(score));
       if constexpr (Coder::kEncodes) {
         bit = BecomesSignificant(pass, coder.encoding(), cell, i, fresh, context);
@@ -372,6 +377,10 @@ bool CodePatch(const Pass& pass, std::size_t cell, Coder& coder) {
     if constexpr (Coder::kEncodes) Count(pass, coder.encoding(), cell * shape.count + i, 0, magnitude);
   }
   if (changed) band.levels[cell] = LevelOfBand(group, shape, cell);
+  if (likely) active = all_told ? Activity::kTold : Activity::kYes;
+  for (std::size_t k = shape.first_k; likely && all_told && k < shape.first_k + shape.count; ++k) {
+    group.SignsOf(cell, k).seen &= ~GroupState::BitOf(k);
+  }
   return true;
 }
 
@@ -384,7 +393,7 @@ void BeginSlot(TileState& tile, int slot, bool has_sums) {
     if (group.shape.IsIdle(slot)) continue;
     const int plane = group.shape.PlaneIn(slot);
     for (std::size_t cell = 0; cell < group.cells(); ++cell) {
-      if (band.active[cell] != Activity::kYes) continue;
+      if (!IsActive(band.active[cell])) continue;
       std::int8_t* strengths = group.strengths.data() + cell * group.stride + shape.first_k;
       for (std::size_t i = 0; i < shape.count; ++i) {
         strengths[i] = StrengthOf(band.magnitudes.Get(cell * shape.count + i) >> plane);
@@ -458,10 +467,9 @@ bool CodePass(TileState& tile, int slot, PassKind kind, std::size_t band_index, 
     const std::size_t count = std::min<std::size_t>(tile.columns - column, has_sums ? kSome : tile.columns);
     for (std::size_t i = 0; i < count; ++i) {
       if (only_active) {
-        const Activity* const first = band.active.data() + cell + i;
-        const void* const found = std::memchr(first, static_cast<int>(Activity::kYes), count - i);
-        if (found == nullptr) break;
-        i += static_cast<std::size_t>(static_cast<const Activity*>(found) - first);
+        const Activity* const first = band.active.data() + cell;
+        i = static_cast<std::size_t>(std::find_if(first + i, first + count, IsActive) - first);
+        if (i == count) break;
       }
       const bool more = kind == PassKind::kRefinement ? RefinePatch(pass, cell + i, coder)
                                                       : CodePatch(pass, cell + i, coder);

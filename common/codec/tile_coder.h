@@ -129,7 +129,8 @@ struct GroupState {
   struct Signs {
     std::uint64_t nonzero = 0;
     std::uint64_t negative = 0;
-    std::uint64_t seen = 0;  // the first pass of a plane has seen it stay zero; the second clears the bit
+    // The first pass of a plane has seen it stay zero; the second clears the bit. None where there is nothing for that.
+    std::uint64_t seen = 0;
   };
   std::size_t words = 0;     // Signs of a cell
   std::vector<Signs> signs;  // [cells, words]
@@ -154,9 +155,13 @@ struct GroupState {
 
 enum class Activity : std::uint8_t {
   kNo,
-  kYes,     // some coefficient of the patch is not zero
   kSeenNo,  // no, as the second pass of this plane has told; the third makes it kNo again
+  kYes,     // some coefficient of the patch is not zero
+  kTold,    // yes, and the first pass of this plane has told of all that are zero: the second has nothing to tell
 };
+[[nodiscard]] inline bool IsActive(Activity activity) {
+  return activity >= Activity::kYes;
+}
 
 // One band over the tile.
 struct Band {

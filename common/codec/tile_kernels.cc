@@ -389,7 +389,10 @@ HWY_INLINE void CodePatch(const Pass& pass, const Constants& constants, std::siz
     open &= ~static_cast<std::uint32_t>(signs.seen >> first_k);
     signs.seen &= ~(std::uint64_t{all} << first_k);
   }
-  if (open == 0) return;
+  if (open == 0) {
+    if (likely) pass.band.active[cell] = Activity::kTold;
+    return;
+  }
   std::int8_t* const own = group.strengths.data() + cell * group.stride;
   std::int8_t* const strengths = own + first_k;
 
@@ -418,7 +421,10 @@ HWY_INLINE void CodePatch(const Pass& pass, const Constants& constants, std::siz
     }
   }
   std::uint32_t left = likely ? open & contexts.Likely() : open;
-  if (left == 0) return;
+  if (left == 0) {
+    pass.band.active[cell] = Activity::kYes;
+    return;
+  }
   contexts.Index(constants);
 
   const std::size_t count = shape.count;
@@ -465,7 +471,11 @@ HWY_INLINE void CodePatch(const Pass& pass, const Constants& constants, std::siz
     if (likely) left = open & contexts.Likely() & ~((std::uint32_t{2} << i) - 1);
     changed = true;
   }
-  if (likely) signs.seen |= std::uint64_t{zeros} << first_k;
+  if (likely) {
+    const bool all_told = (open & ~zeros & ~static_cast<std::uint32_t>(signs.nonzero >> first_k)) == 0;
+    pass.band.active[cell] = all_told ? Activity::kTold : Activity::kYes;
+    signs.seen |= std::uint64_t{all_told ? 0 : zeros} << first_k;
+  }
   if (!changed) return;
   AddToSums(group, cell, sums);
   hn::StoreU(mine, bytes, strengths);
@@ -617,12 +627,19 @@ HWY_INLINE std::uint32_t CellsThatAre(Activity activity, const Activity* first) 
   return BitsOf(d, hn::Eq(there, hn::Set(d, static_cast<std::int8_t>(activity))));
 }
 
+// Of those that are active.
+HWY_INLINE std::uint32_t ActiveCells(const Activity* first) {
+  const Cells d;
+  const auto there = hn::LoadU(d, reinterpret_cast<const std::int8_t*>(first));
+  return BitsOf(d, hn::Gt(there, hn::Set(d, static_cast<std::int8_t>(Activity::kYes) - 1)));
+}
+
 // The cells from `begin` to `end` in a row, at most 16, of a pass that is of active patches only. Returns the cell before
 // which it stopped, as `coder` does not hold one more patch.
 template <std::size_t kColumns, class Coder>
 HWY_INLINE std::size_t CodeActive(const Pass& pass, const Constants& constants, std::size_t begin, std::size_t end,
                                   Coder& coder) {
-  std::uint32_t left = CellsThatAre(Activity::kYes, pass.band.active.data() + begin) & ((1u << (end - begin)) - 1);
+  std::uint32_t left = ActiveCells(pass.band.active.data() + begin) & ((1u << (end - begin)) - 1);
   const bool refines = pass.kind == PassKind::kRefinement;
   bool all_at_once = refines;
   while (left != 0) {
