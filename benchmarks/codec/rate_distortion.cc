@@ -6,8 +6,10 @@
 //  - BD-rates against progressive JPEG over 0.15 to 2.5 bits per pixel, and ours against every peer, for all pictures
 //    and for those that nothing was trained on;
 //  - the quality of prefixes of one file: 2 to 70 % of its bytes, and for how many pictures ours are better;
-//  - the bytes of the plain profile against ours at the same PSNR.
-// Peers run as command-line programs; what they gave is kept below build/ under their versions and settings.
+//  - the bytes of the plain profile against ours at the same PSNR;
+//  - how fast ours is, beside JPEG, JPEG 2000 and WebP in this process (holo_benchmark_speed looks closer).
+// For bytes and quality peers run as command-line programs; what they gave is kept below build/ under their versions and
+// settings.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <atomic>
@@ -25,6 +27,7 @@
 #include "benchmarks/codec/holo_coder.h"
 #include "benchmarks/codec/plot.h"
 #include "benchmarks/codec/result_cache.h"
+#include "benchmarks/codec/speed_table.h"
 #include "common/bytes/bytes.h"
 #include "common/files/files.h"
 #include "common/image_io/image_io.h"
@@ -44,6 +47,7 @@ struct Options {
   std::string cache_file = HOLO_BENCHMARK_CACHE;
   bool quick = false;
   bool summary = false;
+  bool no_speed = false;
   unsigned threads = 2;
 };
 
@@ -319,6 +323,33 @@ void PrintSummary(const Comparison& comparison) {
   }
 }
 
+void Print(const SpeedTable& speed) {
+  std::printf("\nMegapixels per second on one core, to and from files of %.1f bits per pixel\n%-18s %9s %9s\n", kSpeedBpp,
+              "coder", "encode", "decode");
+  for (const CoderSpeed& coder : speed.one_core) {
+    std::printf("%-18s %9.1f %9.1f\n", coder.name.c_str(), coder.encode, coder.decode);
+  }
+  std::printf("From decoded coefficients to pixels, two cores: %.0f, smoothed %.0f\n", speed.project_on_two,
+              speed.show_on_two);
+  std::printf("%u x %u: at 1/8, up to 1920 x 1080, %.0f views a second on one core; from opening the file to a preview from "
+              "1 %% of it %.1f ms\n",
+              speed.width, speed.height, speed.eighth_views, speed.preview_milliseconds);
+}
+
+nlohmann::json ToJson(const SpeedTable& speed) {
+  nlohmann::json out = {{"bpp", kSpeedBpp},
+                        {"project_on_two", speed.project_on_two},
+                        {"show_on_two", speed.show_on_two},
+                        {"width", speed.width},
+                        {"height", speed.height},
+                        {"eighth_views", speed.eighth_views},
+                        {"preview_milliseconds", speed.preview_milliseconds}};
+  for (const CoderSpeed& coder : speed.one_core) {
+    out["one_core"][coder.name] = {{"encode", coder.encode}, {"decode", coder.decode}};
+  }
+  return out;
+}
+
 nlohmann::json ToJson(const Measurement& point, const Photograph& photograph) {
   return {{"bytes", point.bytes},
           {"bpp", Bpp(photograph, point.bytes)},
@@ -489,7 +520,15 @@ Result<void> Run(const Options& options) {
     }
   }
   PrintSummary(comparison);
-  if (!options.json_file.empty()) HOLO_RETURN_IF_ERROR(WriteText(options.json_file, ToJson(comparison).dump(1) + "\n"));
+  nlohmann::json report = ToJson(comparison);
+  if (!options.no_speed) {
+    std::vector<const pixels::Picture*> pictures;
+    for (const MeasuredPicture& picture : comparison.pictures) pictures.push_back(&picture.photograph.picture);
+    HOLO_ASSIGN_OR_RETURN(const SpeedTable speed, MeasureSpeed(pictures));
+    Print(speed);
+    report["speed"] = ToJson(speed);
+  }
+  if (!options.json_file.empty()) HOLO_RETURN_IF_ERROR(WriteText(options.json_file, report.dump(1) + "\n"));
   if (!options.plot_file.empty()) HOLO_RETURN_IF_ERROR(WriteText(options.plot_file, Plot(comparison)));
   return {};
 }
@@ -501,7 +540,7 @@ int main(int argc, char** argv) {
   holo::benchmarks::Options options;
   const char* data = std::getenv("HOLO_TEST_DATA");
   options.folders = {std::string(data != nullptr ? data : HOLO_TEST_DATA_DEFAULT) + "/kodak"};
-  CLI::App app{"Bytes and quality of this project's codec and its peers, as a table on standard output."};
+  CLI::App app{"Bytes, quality and speed of this project's codec and its peers, as tables on standard output."};
   app.add_option("--folder", options.folders,
                  "Folders of pictures, best never compressed with loss; default: $HOLO_TEST_DATA/kodak");
   app.add_option("--json", options.json_file, "Write all numbers to this file");
@@ -510,6 +549,7 @@ int main(int argc, char** argv) {
   app.add_option("--threads", options.threads, "Pictures measured at the same time")->check(CLI::Range(1, 64));
   app.add_flag("--quick", options.quick, "Four pictures only");
   app.add_flag("--summary", options.summary, "Means only, no table for each picture");
+  app.add_flag("--no-speed", options.no_speed, "Bytes and quality only");
   CLI11_PARSE(app, argc, argv);
   const auto result = holo::benchmarks::Run(options);
   if (!result) {
