@@ -5,6 +5,7 @@
 #include <QCoreApplication>
 #include <QWheelEvent>
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstdlib>
 #include <opencv2/core.hpp>
@@ -21,6 +22,7 @@ namespace {
 constexpr std::uint32_t kMaxWindowWidth = 1280;
 constexpr std::uint32_t kMaxWindowHeight = 800;
 constexpr double kZoomStep = 1.25;
+constexpr auto kRest = std::chrono::milliseconds(150);  // without a movement
 
 // What the mouse has done since it was looked at.
 struct Mouse {
@@ -165,9 +167,12 @@ class Window {
 
   Result<void> Redraw(const pixels::Rect& changed) {
     const codec::Decoder& decoder = content_.decoder();
-    const render::View view{viewport_.Region(), ScaleLog2(viewport_.zoom()), k_};
+    // Smoothed once it has come to rest: that takes three times as long.
+    const bool at_rest = client::Clock::now() >= rest_at_;
+    const render::View view{viewport_.Region(), ScaleLog2(viewport_.zoom()), k_, at_rest};
     const bool same_view = canvas_ && drawn_by_ == &decoder && canvas_->view().region == view.region &&
-                           canvas_->view().scale_log2 == view.scale_log2 && canvas_->view().k == view.k;
+                           canvas_->view().scale_log2 == view.scale_log2 && canvas_->view().k == view.k &&
+                           canvas_->view().smooth == view.smooth;
     if (!same_view) {
       HOLO_ASSIGN_OR_RETURN(canvas_, client::Canvas::Create(decoder, view));
       drawn_by_ = &decoder;
@@ -187,6 +192,7 @@ class Window {
   void Moved() {
     moved_ = true;
     compose_ = true;  // the same whole pixels may be shown at another fraction
+    rest_at_ = client::Clock::now() + kRest;
   }
 
   void TakeMouse() {
@@ -240,6 +246,7 @@ class Window {
   std::uint32_t k_ = 0;
   bool moved_ = true;
   bool compose_ = true;
+  client::Clock::time_point rest_at_{};
   std::optional<client::Canvas> canvas_;
   const codec::Decoder* drawn_by_ = nullptr;
 };
