@@ -42,9 +42,7 @@ class HoloCoder final : public Coder {
   }
 
   [[nodiscard]] Result<Picture> Decode(std::span<const std::uint8_t> file) const override {
-    HOLO_ASSIGN_OR_RETURN(const container::AssetReader reader, OpenBytes(file));
-    HOLO_ASSIGN_OR_RETURN(codec::Decoder decoder, MakeDecoder(reader));
-    HOLO_RETURN_IF_ERROR(AddAllChunks(reader, decoder));
+    HOLO_ASSIGN_OR_RETURN(const codec::Decoder decoder, DecoderWithAllChunks(file));
     return render::Render(decoder, render::View{});
   }
 
@@ -99,6 +97,13 @@ Result<void> AddAllChunks(const container::AssetReader& reader, codec::Decoder& 
                                                           : decoder.AddPartialChunk(chunk.id, bytes));
   }
   return {};
+}
+
+Result<codec::Decoder> DecoderWithAllChunks(std::span<const std::uint8_t> file, codec::Decoder::Options options) {
+  HOLO_ASSIGN_OR_RETURN(const container::AssetReader reader, OpenBytes(file));
+  HOLO_ASSIGN_OR_RETURN(codec::Decoder decoder, MakeDecoder(reader, options));
+  HOLO_RETURN_IF_ERROR(AddAllChunks(reader, decoder));
+  return decoder;
 }
 
 }  // namespace holo::benchmarks

@@ -23,5 +23,8 @@ namespace holo::benchmarks {
                                                  codec::Decoder::Options options = {});
 // Gives `decoder` all chunks that are there, the last one in part if need be.
 [[nodiscard]] Result<void> AddAllChunks(const container::AssetReader& reader, codec::Decoder& decoder);
+// All three.
+[[nodiscard]] Result<codec::Decoder> DecoderWithAllChunks(std::span<const std::uint8_t> file,
+                                                          codec::Decoder::Options options = {});
 
 }  // namespace holo::benchmarks

@@ -137,9 +137,7 @@ Result<Curve> MeasureOurs(const Picture& picture, const Choices& choices, int& o
     options.tuning = choices.tuning;
     HOLO_ASSIGN_OR_RETURN(const codec::Encoded encoded, codec::Encode(picture, options));
     if (encoded.statistics.basis_bytes > 0) ++own;
-    HOLO_ASSIGN_OR_RETURN(const container::AssetReader reader, OpenBytes(encoded.file));
-    HOLO_ASSIGN_OR_RETURN(codec::Decoder decoder, MakeDecoder(reader));
-    HOLO_RETURN_IF_ERROR(AddAllChunks(reader, decoder));
+    HOLO_ASSIGN_OR_RETURN(const codec::Decoder decoder, DecoderWithAllChunks(encoded.file));
     HOLO_ASSIGN_OR_RETURN(const Picture shown, render::Render(decoder, render::View{}));
     HOLO_RETURN_IF_ERROR(AddPoint(picture, shown, encoded.file.size(), curve));
   }

@@ -8,8 +8,8 @@
 //  - the quality of prefixes of one file: 2 to 70 % of its bytes, and for how many pictures ours are better;
 //  - the bytes of the plain profile against ours at the same PSNR;
 //  - how fast ours is, beside JPEG, JPEG 2000 and WebP in this process (holo_benchmark_speed looks closer).
-// For bytes and quality peers run as command-line programs; what they gave is kept below build/ under their versions and
-// settings.
+// For bytes and quality peers run as command-line programs; what they gave is kept below build/ under their versions
+// and settings.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <atomic>
@@ -324,15 +324,15 @@ void PrintSummary(const Comparison& comparison) {
 }
 
 void Print(const SpeedTable& speed) {
-  std::printf("\nMegapixels per second on one core, to and from files of %.1f bits per pixel\n%-18s %9s %9s\n", kSpeedBpp,
-              "coder", "encode", "decode");
+  std::printf("\nMegapixels per second on one core, to and from files of %.1f bits per pixel\n%-18s %9s %9s\n",
+              kSpeedBpp, "coder", "encode", "decode");
   for (const CoderSpeed& coder : speed.one_core) {
     std::printf("%-18s %9.1f %9.1f\n", coder.name.c_str(), coder.encode, coder.decode);
   }
   std::printf("From decoded coefficients to pixels, two cores: %.0f, smoothed %.0f\n", speed.project_on_two,
               speed.show_on_two);
-  std::printf("%u x %u: at 1/8, up to 1920 x 1080, %.0f views a second on one core; from opening the file to a preview from "
-              "1 %% of it %.1f ms\n",
+  std::printf("%u x %u: at 1/8, up to 1920 x 1080, %.0f views a second on one core; from opening the file to a preview "
+              "from 1 %% of it %.1f ms\n",
               speed.width, speed.height, speed.eighth_views, speed.preview_milliseconds);
 }
 

@@ -26,6 +26,7 @@
 #include <string>
 
 #include "benchmarks/codec/holo_coder.h"
+#include "benchmarks/codec/screen.h"
 #include "benchmarks/tools/tools.h"
 #include "client/asset_file/asset_file.h"
 #include "common/files/files.h"
@@ -64,19 +65,9 @@ void Encode(benchmark::State& state, const Subject& subject) {
   CountMegapixels(state, subject.pixels());
 }
 
-Result<codec::Decoder> DecoderWithAllChunks(const Subject& subject, std::size_t max_decoded_bytes) {
-  HOLO_ASSIGN_OR_RETURN(const container::AssetReader reader, OpenBytes(subject.file));
-  HOLO_ASSIGN_OR_RETURN(codec::Decoder decoder, MakeDecoder(reader, {max_decoded_bytes}));
-  HOLO_RETURN_IF_ERROR(AddAllChunks(reader, decoder));
-  return decoder;
-}
-
-// Without smoothing.
-constexpr render::View kProjection = {{}, 0, 0, false};
-
 void Decode(benchmark::State& state, const Subject& subject, const render::View& view) {
   for (auto _ : state) {
-    const auto decoder = DecoderWithAllChunks(subject, codec::Decoder::Options{}.max_decoded_bytes);
+    const auto decoder = DecoderWithAllChunks(subject.file);
     if (!decoder) return state.SkipWithError(ToString(decoder.error()).c_str());
     const auto picture = render::Render(*decoder, view);
     if (!picture) return state.SkipWithError(ToString(picture.error()).c_str());
@@ -88,7 +79,7 @@ void Decode(benchmark::State& state, const Subject& subject, const render::View&
 void Render(benchmark::State& state, const Subject& subject, const render::View& view, double pixels,
             unsigned threads = 1) {
   // Everything stays decoded, so that only rendering is measured.
-  const auto decoder = DecoderWithAllChunks(subject, std::size_t{2} << 30);
+  const auto decoder = DecoderWithAllChunks(subject.file, {std::size_t{2} << 30});
   if (!decoder) return state.SkipWithError(ToString(decoder.error()).c_str());
   if (!render::Render(*decoder, view)) return state.SkipWithError("expected the view to be rendered");
   for (auto _ : state) {
@@ -97,9 +88,6 @@ void Render(benchmark::State& state, const Subject& subject, const render::View&
   }
   CountMegapixels(state, pixels, threads);
 }
-
-constexpr std::uint32_t kScreenWidth = 1920;
-constexpr std::uint32_t kScreenHeight = 1080;
 
 // The large picture as a file of the default quality.
 struct LargeFile {
@@ -111,9 +99,7 @@ struct LargeFile {
 };
 
 void Eighth(benchmark::State& state, const LargeFile& large) {
-  render::View view;
-  view.scale_log2 = 3;
-  view.region = {0, 0, std::min(large.width, kScreenWidth << 3), std::min(large.height, kScreenHeight << 3)};
+  const render::View view = EighthView(large.width, large.height);
   const auto asset = asset_file::Open(large.path());
   if (!asset) return state.SkipWithError(ToString(asset.error()).c_str());
   const auto decoder = asset_file::Decode(*asset, view.region, view.scale_log2);
@@ -129,10 +115,7 @@ void Eighth(benchmark::State& state, const LargeFile& large) {
 }
 
 void PreviewOf(benchmark::State& state, const LargeFile& large, std::optional<std::uint64_t> prefix_bytes) {
-  render::View view;
-  while ((large.width >> view.scale_log2) > kScreenWidth || (large.height >> view.scale_log2) > kScreenHeight) {
-    ++view.scale_log2;
-  }
+  const render::View view = PreviewView(large.width, large.height);
   constexpr unsigned kThreads = 2;
   for (auto _ : state) {
     const auto asset = asset_file::Open(large.path(), {{}, prefix_bytes});

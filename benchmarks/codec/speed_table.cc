@@ -9,6 +9,7 @@
 #include <opencv2/imgproc.hpp>
 
 #include "benchmarks/codec/holo_coder.h"
+#include "benchmarks/codec/screen.h"
 #include "benchmarks/tools/tools.h"
 #include "client/asset_file/asset_file.h"
 #include "common/files/files.h"
@@ -18,9 +19,7 @@ namespace holo::benchmarks {
 namespace {
 
 constexpr int kRuns = 5;
-constexpr std::uint32_t kScreenWidth = 1920;
-constexpr std::uint32_t kScreenHeight = 1080;
-constexpr render::View kProjection = {{}, 0, 0, false};
+constexpr codec::Decoder::Options kKeepAll = {std::size_t{2} << 30};
 
 // The shortest of several runs, in seconds.
 Result<double> Shortest(const std::function<Result<void>()>& work) {
@@ -57,13 +56,6 @@ codec::EncodeOptions OurOptions() {
   return options;
 }
 
-Result<codec::Decoder> DecoderOf(std::span<const std::uint8_t> file) {
-  HOLO_ASSIGN_OR_RETURN(const container::AssetReader reader, OpenBytes(file));
-  HOLO_ASSIGN_OR_RETURN(codec::Decoder decoder, MakeDecoder(reader, {std::size_t{2} << 30}));
-  HOLO_RETURN_IF_ERROR(AddAllChunks(reader, decoder));
-  return decoder;
-}
-
 Result<void> MeasureOurs(std::span<const pixels::Picture* const> pictures, SpeedTable& table) {
   Speed encode, decode, decode_project, project_on_two, show_on_two;
   for (const pixels::Picture* picture : pictures) {
@@ -78,12 +70,12 @@ Result<void> MeasureOurs(std::span<const pixels::Picture* const> pictures, Speed
     for (const bool smooth : {true, false}) {
       const render::View view = smooth ? render::View{} : kProjection;
       HOLO_ASSIGN_OR_RETURN(const double decoding, Shortest([&]() -> Result<void> {
-                              HOLO_ASSIGN_OR_RETURN(const codec::Decoder decoder, DecoderOf(encoded.file));
+                              HOLO_ASSIGN_OR_RETURN(const codec::Decoder decoder, DecoderWithAllChunks(encoded.file));
                               HOLO_RETURN_IF_ERROR(render::Render(decoder, view));
                               return {};
                             }));
       (smooth ? decode : decode_project).Add(*picture, decoding);
-      HOLO_ASSIGN_OR_RETURN(const codec::Decoder decoder, DecoderOf(encoded.file));
+      HOLO_ASSIGN_OR_RETURN(const codec::Decoder decoder, DecoderWithAllChunks(encoded.file, kKeepAll));
       HOLO_RETURN_IF_ERROR(render::Render(decoder, view));  // decodes
       constexpr unsigned kThreads = 2;
       HOLO_ASSIGN_OR_RETURN(const double rendering, Shortest([&]() -> Result<void> {
@@ -108,10 +100,8 @@ Result<void> MeasureLargest(const pixels::Picture& picture, SpeedTable& table) {
   const std::filesystem::path path = directory.path() / "largest.holo";
   HOLO_RETURN_IF_ERROR(files::AtomicWrite(path, encoded.file));
 
-  render::View view;
-  view.scale_log2 = 3;
-  view.region = {0, 0, std::min(picture.width(), kScreenWidth << 3), std::min(picture.height(), kScreenHeight << 3)};
-  HOLO_ASSIGN_OR_RETURN(const codec::Decoder decoder, DecoderOf(encoded.file));
+  const render::View view = EighthView(picture.width(), picture.height());
+  HOLO_ASSIGN_OR_RETURN(const codec::Decoder decoder, DecoderWithAllChunks(encoded.file, kKeepAll));
   HOLO_RETURN_IF_ERROR(render::Render(decoder, view));
   HOLO_ASSIGN_OR_RETURN(const double viewing, Shortest([&]() -> Result<void> {
                           HOLO_RETURN_IF_ERROR(render::Render(decoder, view));
@@ -119,11 +109,7 @@ Result<void> MeasureLargest(const pixels::Picture& picture, SpeedTable& table) {
                         }));
   table.eighth_views = 1 / viewing;
 
-  render::View preview;
-  while ((picture.width() >> preview.scale_log2) > kScreenWidth ||
-         (picture.height() >> preview.scale_log2) > kScreenHeight) {
-    ++preview.scale_log2;
-  }
+  const render::View preview = PreviewView(picture.width(), picture.height());
   const std::uint64_t prefix_bytes = encoded.file.size() / 100;
   HOLO_ASSIGN_OR_RETURN(const double opening, Shortest([&]() -> Result<void> {
                           constexpr unsigned kThreads = 2;
