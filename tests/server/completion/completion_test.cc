@@ -266,10 +266,20 @@ TEST_CASE("a text that makes room for another client's is parked, and goes on as
   }
   std::vector<testing::Bell> bells(requests.size());
   std::vector<std::shared_ptr<Reply>> replies;
-  for (std::size_t i = 0; i < requests.size(); ++i) {
+  std::optional<testing::Gate> gate;
+  const auto submit = [&](std::size_t i) {
+    // Nothing is written from its first token on until the next gate.
+    testing::Gate next;
+    replies.push_back(tiny.service->Submit(requests[i], next.Ringer(bells[i])).value());
+    gate = std::move(next);
+    bells[i].Wait();
+  };
+  submit(0);
+  submit(1);
+  for (std::size_t i = 2; i < requests.size(); ++i) {
     replies.push_back(tiny.service->Submit(requests[i], bells[i].Ringer()).value());
-    if (i < 2) bells[i].Wait();  // until it is being written
   }
+  gate.reset();
   for (std::size_t i = 0; i < requests.size(); ++i) {
     CAPTURE(i);
     const Written found = testing::ReadAll(*replies[i], bells[i]);
@@ -279,18 +289,17 @@ TEST_CASE("a text that makes room for another client's is parked, and goes on as
   CHECK(tiny.service->statistics().preemptions > 0);
   CHECK(tiny.service->statistics().now.parked_bytes == 0);
   // One that is parked can be cancelled.
-  testing::Bell first_bell, second_bell;
-  const auto first = tiny.service->Submit(requests[0], first_bell.Ringer()).value();
-  first_bell.Wait();
-  const auto second = tiny.service->Submit(requests[1], second_bell.Ringer()).value();
-  second_bell.Wait();
   const std::uint64_t before = tiny.service->statistics().preemptions;
-  CHECK_FALSE(Write(*tiny.service, requests[2]).failure);
+  replies.clear();
+  bells = std::vector<testing::Bell>(3);
+  for (std::size_t i = 0; i < bells.size(); ++i) submit(i);
   CHECK(tiny.service->statistics().preemptions > before);
-  first->Cancel();
-  second->Cancel();
-  CHECK(testing::ReadAll(*first, first_bell).failure->code == Code::kCancelled);
-  CHECK(testing::ReadAll(*second, second_bell).failure->code == Code::kCancelled);
+  replies[0]->Cancel();
+  replies[1]->Cancel();
+  gate.reset();
+  CHECK(testing::ReadAll(*replies[0], bells[0]).failure->code == Code::kCancelled);
+  CHECK(testing::ReadAll(*replies[1], bells[1]).failure->code == Code::kCancelled);
+  CHECK_FALSE(testing::ReadAll(*replies[2], bells[2]).failure);
   CHECK(tiny.service->statistics().now.parked_bytes == 0);
 }
 

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <condition_variable>
+#include <functional>
+#include <future>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -35,6 +37,30 @@ class Bell {
     bool has_rung = false;  // guarded by mutex
   };
   std::shared_ptr<State> state_ = std::make_shared<State>();
+};
+
+// Holds a service's thread when a reply has its first token, until it is destroyed.
+class Gate {
+ public:
+  Gate() = default;
+  Gate(Gate&&) = default;
+  // The gate held so far opens.
+  Gate& operator=(Gate&&) = default;
+
+  [[nodiscard]] std::function<void()> Ringer(const Bell& bell) const {
+    return [ring = bell.Ringer(), opened = opened_] {
+      ring();
+      opened.wait();
+    };
+  }
+
+ private:
+  struct Opening {
+    std::promise<void> promise;
+    ~Opening() { promise.set_value(); }
+  };
+  std::unique_ptr<Opening> opening_ = std::make_unique<Opening>();
+  std::shared_future<void> opened_ = opening_->promise.get_future().share();
 };
 
 struct Written {
