@@ -32,7 +32,7 @@ constexpr std::uint64_t kLargeTilesUpTo = 2u << 20;
 constexpr std::uint32_t kLargeTilesUpToChannels = 4;
 
 // Measured best on photographs that nothing was trained on, for PSNR and MS-SSIM together; drawings gain as much by it.
-constexpr std::uint32_t kSmoothing = 28;
+constexpr std::uint32_t kSmoothing = 36;
 
 constexpr float kSmallestStep = 0.5f;
 constexpr float kLargestStep = 1024.0f;

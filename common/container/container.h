@@ -23,7 +23,7 @@
 
 namespace holo::container {
 
-inline constexpr std::uint8_t kFormatVersion = 6;
+inline constexpr std::uint8_t kFormatVersion = 7;
 // A tile is so many patches wide and high: the larger ones take fewer bytes, the smaller ones fit a view better.
 inline constexpr std::uint32_t kTilePatches = 32;
 inline constexpr std::uint32_t kLargeTilePatches = 128;
@@ -31,7 +31,7 @@ inline constexpr std::uint32_t kMaxLevels = 16;
 inline constexpr std::uint32_t kMaxLayers = 64;
 inline constexpr int kMaxIdleSlots = 3;
 // How far smoothing looks, in pixels.
-inline constexpr std::uint32_t kSmoothReach = 3;
+inline constexpr std::uint32_t kSmoothReach = 9;
 inline constexpr std::size_t kMaxHeaderBytes = 32u << 20;
 inline constexpr std::size_t kMaxChunkBytes = 8u << 20;
 

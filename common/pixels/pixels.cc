@@ -56,11 +56,17 @@ Rect Union(const Rect& a, const Rect& b) {
 }
 
 Result<Picture> Picture::Create(const Layout& layout) {
+  HOLO_ASSIGN_OR_RETURN(Picture picture, CreateForOverwrite(layout));
+  std::fill_n(picture.bytes_.get(), picture.size(), std::uint8_t{0});
+  return picture;
+}
+
+Result<Picture> Picture::CreateForOverwrite(const Layout& layout) {
   HOLO_RETURN_IF_ERROR(Validate(layout));
   Picture picture;
   picture.layout_ = layout;
   picture.row_bytes_ = std::size_t{layout.width} * layout.channels * SampleBytes(layout.sample_type);
-  picture.bytes_.resize(picture.row_bytes_ * layout.height);
+  picture.bytes_.reset(new std::uint8_t[picture.row_bytes_ * layout.height]);
   return picture;
 }
 
@@ -69,28 +75,31 @@ Picture Picture::Clone() const {
   copy.layout_ = layout_;
   copy.metadata_ = metadata_;
   copy.row_bytes_ = row_bytes_;
-  copy.bytes_ = bytes_;
+  if (bytes_ != nullptr) {
+    copy.bytes_.reset(new std::uint8_t[size()]);
+    std::copy_n(bytes_.get(), size(), copy.bytes_.get());
+  }
   return copy;
 }
 
 std::span<std::uint8_t> Picture::RowU8(std::uint32_t y) {
   assert(layout_.sample_type == SampleType::kU8 && y < layout_.height);
-  return {bytes_.data() + y * row_bytes_, row_bytes_};
+  return {bytes_.get() + y * row_bytes_, row_bytes_};
 }
 
 std::span<const std::uint8_t> Picture::RowU8(std::uint32_t y) const {
   assert(layout_.sample_type == SampleType::kU8 && y < layout_.height);
-  return {bytes_.data() + y * row_bytes_, row_bytes_};
+  return {bytes_.get() + y * row_bytes_, row_bytes_};
 }
 
 std::span<std::uint16_t> Picture::RowU16(std::uint32_t y) {
   assert(layout_.sample_type == SampleType::kU16 && y < layout_.height);
-  return {reinterpret_cast<std::uint16_t*>(bytes_.data() + y * row_bytes_), row_bytes_ / 2};
+  return {reinterpret_cast<std::uint16_t*>(bytes_.get() + y * row_bytes_), row_bytes_ / 2};
 }
 
 std::span<const std::uint16_t> Picture::RowU16(std::uint32_t y) const {
   assert(layout_.sample_type == SampleType::kU16 && y < layout_.height);
-  return {reinterpret_cast<const std::uint16_t*>(bytes_.data() + y * row_bytes_), row_bytes_ / 2};
+  return {reinterpret_cast<const std::uint16_t*>(bytes_.get() + y * row_bytes_), row_bytes_ / 2};
 }
 
 std::uint16_t Picture::At(std::uint32_t x, std::uint32_t y, std::uint32_t c) const {
@@ -122,8 +131,8 @@ Result<Picture> Picture::Crop(const Rect& region) const {
   out.metadata_ = metadata_;
   const std::size_t pixel_bytes = std::size_t{layout_.channels} * SampleBytes(layout_.sample_type);
   for (std::uint32_t y = 0; y < region.height; ++y) {
-    std::memcpy(out.bytes_.data() + y * out.row_bytes_,
-                bytes_.data() + (region.y + y) * row_bytes_ + region.x * pixel_bytes, out.row_bytes_);
+    std::memcpy(out.bytes_.get() + y * out.row_bytes_,
+                bytes_.get() + (region.y + y) * row_bytes_ + region.x * pixel_bytes, out.row_bytes_);
   }
   return out;
 }

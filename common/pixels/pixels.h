@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -78,6 +79,8 @@ class Picture {
   Picture() = default;
   // Zeroed samples. Fails as Validate(layout) does.
   [[nodiscard]] static Result<Picture> Create(const Layout& layout);
+  // The same with undefined samples, for those who write every one.
+  [[nodiscard]] static Result<Picture> CreateForOverwrite(const Layout& layout);
 
   Picture(Picture&&) noexcept = default;
   Picture& operator=(Picture&&) noexcept = default;
@@ -94,8 +97,8 @@ class Picture {
 
   // width * channels samples in native byte order, as bytes.
   [[nodiscard]] std::size_t row_bytes() const { return row_bytes_; }
-  [[nodiscard]] std::span<std::uint8_t> bytes() { return bytes_; }
-  [[nodiscard]] std::span<const std::uint8_t> bytes() const { return bytes_; }
+  [[nodiscard]] std::span<std::uint8_t> bytes() { return {bytes_.get(), size()}; }
+  [[nodiscard]] std::span<const std::uint8_t> bytes() const { return {bytes_.get(), size()}; }
 
   // Row `y` as samples; the sample type must be the one asked for. y < height.
   [[nodiscard]] std::span<std::uint8_t> RowU8(std::uint32_t y);
@@ -111,10 +114,12 @@ class Picture {
   [[nodiscard]] Result<Picture> Crop(const Rect& region) const;
 
  private:
+  [[nodiscard]] std::size_t size() const { return bytes_ != nullptr ? row_bytes_ * layout_.height : 0; }
+
   Layout layout_;
   Metadata metadata_;
   std::size_t row_bytes_ = 0;
-  std::vector<std::uint8_t> bytes_;
+  std::unique_ptr<std::uint8_t[]> bytes_;
 };
 
 }  // namespace holo::pixels

@@ -11,6 +11,7 @@
 
 #include "common/codec/decoder_state.h"
 #include "common/codec/parallel.h"
+#include "common/render/aligned.h"
 #include "common/render/smoother.h"
 #include "common/render/window.h"
 
@@ -54,8 +55,8 @@ class Renderer {
  private:
   friend class LevelRows;
 
-  // Of smoothing's windows at the patches of level 0 that they begin in; see Smoother::Limits.
-  std::int64_t SetLimits(std::uint32_t channel, std::int64_t x, std::int64_t y, std::size_t count,
+  // Of smoothing's windows, by the tiles of level 0; see PlaneSmoother::Limits.
+  std::int64_t SetLimits(std::uint32_t channel, bool halved, std::int64_t x, std::int64_t y, std::size_t count,
                          std::int16_t* limits) const;
 
   [[nodiscard]] std::vector<Plane> TopSamples(std::uint32_t level, const Window& window) const;
@@ -102,13 +103,13 @@ class LevelRows {
     const std::uint32_t patch_rows = strip_patch_rows();
     next_strip_ = patches_.y0 / patch_rows;
     end_strip_ = (patches_.y1 + patch_rows - 1) / patch_rows;
-    row_stride_ = shape_.padded_width();
+    row_stride_ = InLines<float>(shape_.padded_width());
     const std::uint32_t channels = renderer.state_.header.layout.channels;
     // A strip's last rows wait for the next one: what is written is up to a strip and a half ahead of what is given away.
     constexpr std::uint32_t kAhead = transform::kStripRows + transform::kStripRows / 2;
     ring_rows_ = (kept + kAhead + transform::kStripRows - 1) / transform::kStripRows * transform::kStripRows;
     rows_.resize(std::size_t{channels} * ring_rows_ * row_stride_);
-    scratch_.resize(std::size_t{transform::kStripRows} * row_stride_ + kAlignment);
+    scratch_.resize(std::size_t{transform::kStripRows} * row_stride_);
     sums_.resize(std::size_t{patch_rows} * shape_.columns);
     row_pointers_.resize(channels);
   }
@@ -128,8 +129,6 @@ class LevelRows {
   }
 
  private:
-  static constexpr std::size_t kAlignment = 16;  // floats, for whole cache lines
-
   [[nodiscard]] std::uint32_t strip_patch_rows() const { return transform::kStripRows / shape_.patch_px; }
   [[nodiscard]] float* RowOf(std::uint32_t channel, std::uint32_t y) {
     return rows_.data() + (std::size_t{channel} * ring_rows_ + y % ring_rows_) * row_stride_;
@@ -137,9 +136,6 @@ class LevelRows {
 
   // Synthesises strip `next_strip_` of every channel.
   void FillStrip(const std::vector<Plane>& means, std::uint32_t means_y0) {
-    auto* scratch = scratch_.data();
-    const auto misaligned = reinterpret_cast<std::uintptr_t>(scratch) / sizeof(float) % kAlignment;
-    if (misaligned != 0) scratch += kAlignment - misaligned;
     const std::size_t area = std::size_t{shape_.patch_px} * shape_.patch_px;
     const codec::AssetLayout& layout = renderer_.state_.layout;
     for (std::size_t g = 0; g < layout.groups.size(); ++g) {
@@ -161,7 +157,7 @@ class LevelRows {
           for (std::uint32_t x = 0; x < shape_.columns; ++x) sums[x] = {nullptr, nullptr, rows, mean[x]};
           AddCoefficients(g, y, limit, kernel.count, sums);
         }
-        transform::SynthesiseStrip(shape_, sums_.data(), scratch, RowOf(channel, next_strip_ * transform::kStripRows),
+        transform::SynthesiseStrip(shape_, sums_.data(), scratch_.data(), RowOf(channel, next_strip_ * transform::kStripRows),
                                    row_stride_);
       }
     }
@@ -232,8 +228,8 @@ class LevelRows {
   std::uint32_t end_strip_ = 0;
   std::size_t row_stride_ = 0;
   std::uint32_t ring_rows_ = 0;
-  std::vector<float> rows_;  // [channel][ring_rows_][row_stride_]; row y of the level is at y % ring_rows_
-  std::vector<float> scratch_;
+  AlignedVector<float> rows_;  // [channel][ring_rows_][row_stride_]; row y of the level is at y % ring_rows_
+  AlignedVector<float> scratch_;
   std::vector<transform::PatchSum> sums_;
   std::vector<const float*> row_pointers_;
 };
@@ -292,20 +288,23 @@ std::vector<Plane> Renderer::TopSamples(std::uint32_t level, const Window& windo
   return planes;
 }
 
-std::int64_t Renderer::SetLimits(std::uint32_t channel, std::int64_t x, std::int64_t y, std::size_t count,
+// The limit at half the size, as a share of that at full size: means of 2 x 2 samples have lost their noise already.
+constexpr float kHalved = 0.3f;
+
+std::int64_t Renderer::SetLimits(std::uint32_t channel, bool halved, std::int64_t x, std::int64_t y, std::size_t count,
                                  std::int16_t* limits) const {
   const container::Level& level = LevelAt(0);
   std::size_t g = 0;
   const auto& groups = state_.layout.groups;
   while (channel >= groups[g].group.first_channel + groups[g].group.channel_count) ++g;
-  const auto tile_px = static_cast<std::int64_t>(level.tile_patches) * level.patch_px;
+  const auto tile_px = static_cast<std::int64_t>(level.tile_patches) * level.patch_px / (halved ? 2 : 1);
   const auto tile_at = [tile_px](std::int64_t at, std::uint32_t tiles) {
     return static_cast<std::uint32_t>(std::clamp<std::int64_t>(at / tile_px, 0, tiles - 1));
   };
   const std::uint32_t row = tile_at(y, level.tiles_y);
   // A window's coefficients are four times as large as those of an orthonormal transform. Where steps are wide, detail is
   // not: the limit rises ever more slowly.
-  const float factor = 4.0f / 64 * static_cast<float>(state_.header.smoothing);
+  const float factor = (halved ? kHalved : 1) * 4.0f / 64 * static_cast<float>(state_.header.smoothing);
   const float range = pixels::MaxSample(state_.header.layout.sample_type);
   const float wide = range / 4;
   const float to_units = 2 * transform::kSmoothUnits / range;
@@ -327,16 +326,18 @@ std::int64_t Renderer::SetLimits(std::uint32_t channel, std::int64_t x, std::int
 void Renderer::Stream(std::uint32_t level_index, std::uint32_t reduction, const Window& wanted, bool smooth,
                       const Store& store) {
   const container::Level& level = LevelAt(level_index);
+  const bool ycbcr = state_.header.color_transform == container::ColorTransform::kYCbCr;
   const auto grow = [&](const Window& part) {
-    return smooth ? Smoother::Grown(part, level.width, level.height) : part;
+    return smooth ? Smoother::Grown(part, level.width, level.height, ycbcr) : part;
   };
   const Window window = grow(wanted);
   const Window patches = PatchesOf(level, reduction, window);
   // Columns small enough for two strips of each to stay in the second-level cache, and as many for every thread.
   constexpr std::uint32_t kColumns = 512;
   const std::uint32_t rounds = (wanted.width() + kColumns * threads_ - 1) / (kColumns * threads_);
+  const std::uint32_t parts = rounds * threads_;
   // Whole vectors of output.
-  const std::uint32_t width = (wanted.width() / (rounds * threads_) + 64) / 64 * 64;
+  const std::uint32_t width = ((wanted.width() + parts - 1) / parts + 63) / 64 * 64;
   struct Columns {
     Window part;
     std::unique_ptr<LevelRows> rows;
@@ -348,7 +349,7 @@ void Renderer::Stream(std::uint32_t level_index, std::uint32_t reduction, const 
     one.part = {x, wanted.y0, std::min(x + width, wanted.x1), wanted.y1};
     one.rows = std::make_unique<LevelRows>(*this, level_index, reduction, grow(one.part), smooth ? Smoother::kKept : 0);
     if (!smooth) continue;
-    one.smoother = std::make_unique<Smoother>(one.part, level.width, level.height, state_.header.layout.channels,
+    one.smoother = std::make_unique<Smoother>(one.part, level.width, level.height, state_.header.layout.channels, ycbcr,
                                               pixels::MaxSample(state_.header.layout.sample_type),
                                               [this](auto... where) { return SetLimits(where...); });
   }
@@ -492,7 +493,7 @@ Result<pixels::Picture> Render(const Decoder& decoder, const View& wanted, unsig
   pixels::Layout layout = header.layout;
   layout.width = rect.width;
   layout.height = rect.height;
-  HOLO_ASSIGN_OR_RETURN(pixels::Picture picture, pixels::Picture::Create(layout));
+  HOLO_ASSIGN_OR_RETURN(pixels::Picture picture, pixels::Picture::CreateForOverwrite(layout));
   picture.metadata() = header.metadata;
   HOLO_RETURN_IF_ERROR(RenderInto(decoder, view, rect, picture, threads));
   return picture;

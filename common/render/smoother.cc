@@ -9,119 +9,157 @@
 namespace holo::render {
 namespace {
 
-using container::kSmoothReach;
-static_assert(kSmoothReach == transform::kSmoothPx - 1);
-constexpr std::int64_t kReach = kSmoothReach;
-// Of what all windows have removed from a sample: a window's inverse transform is what SmoothRows() adds, and sixteen
-// windows hold the sample.
+constexpr std::int64_t kReach = transform::kSmoothPx - 1;
+// Two planes deep: three samples of half the size, an even number of them, from the far pixel of two.
+static_assert(container::kSmoothReach == 2 * (kReach + 1) + 1);
+
+// Of what all windows have removed from a sample: a window's inverse transform is what SmoothRows() adds, in eighths, and
+// eight windows hold the sample.
 constexpr float kShare = 0.8f / 16;
 
-// Where a row or column `at` outside the picture is mirrored: the last one is there twice.
+std::int64_t EvenDown(std::int64_t at) { return at - (at & 1); }
+std::int64_t EvenUp(std::int64_t at) { return at + (at & 1); }
+
+// Where a row or column `at` outside a plane is mirrored: the last one is there twice.
 std::int64_t Mirrored(std::int64_t at, std::int64_t size) {
   if (at < 0) at = -1 - at;
   if (at >= size) at = 2 * size - 1 - at;
   return std::clamp<std::int64_t>(at, 0, size - 1);
 }
 
-}  // namespace
-
-Window Smoother::Grown(const Window& window, std::uint32_t width, std::uint32_t height) {
-  return {window.x0 - std::min(window.x0, kSmoothReach), window.y0 - std::min(window.y0, kSmoothReach),
-          std::min(window.x1 + kSmoothReach, width), std::min(window.y1 + kSmoothReach, height)};
+std::uint32_t Halved(std::uint32_t size) { return size / 2 + size % 2; }
+Window Halved(const Window& window) {
+  return {window.x0 / 2, window.y0 / 2, Halved(window.x1), Halved(window.y1)};
 }
 
-Smoother::Smoother(const Window& window, std::uint32_t width, std::uint32_t height, std::uint32_t channels,
-                   float range, Limits limits)
+// Every sample that smoothing `window` depends on, from an even column and row on and up to one, inside the plane.
+Window GrownInPlane(const Window& window, std::uint32_t width, std::uint32_t height) {
+  const auto first = [](std::uint32_t at) {
+    return static_cast<std::uint32_t>(std::max<std::int64_t>(EvenDown(at - kReach), 0));
+  };
+  const auto last = [](std::uint32_t at, std::uint32_t size) {
+    return static_cast<std::uint32_t>(std::min<std::int64_t>(EvenUp(at + kReach), size));
+  };
+  return {first(window.x0), first(window.y0), last(window.x1, width), last(window.y1, height)};
+}
+
+}  // namespace
+
+PlaneSmoother::PlaneSmoother(const Window& window, const Window& given, std::uint32_t width, std::uint32_t height,
+                             std::uint32_t batch, std::uint32_t channel, bool halved, Limits limits)
     : window_(window),
-      grown_(Grown(window, width, height)),
+      given_(given),
+      width_(width),
       height_(height),
-      channels_(channels),
-      samples_(window.width() + 2 * kSmoothReach),
-      stride_(samples_ + transform::kSmoothPadding),
+      batch_(batch),
+      channel_(channel),
+      halved_(halved),
+      left_(given.x0 > 0 ? given.x0 : EvenDown(-kReach)),
+      right_(given.x1 < width ? given.x1 : width + kReach),
+      bottom_(given.y1 < height ? given.y1 : EvenUp(height + kReach)),
+      samples_(static_cast<std::size_t>(right_ - left_)),
+      stride_(InLines<std::int16_t>(samples_ + transform::kSmoothPadding)),
       limits_of_(std::move(limits)),
-      next_(static_cast<std::int64_t>(window.y0) - kReach),
-      smoothed_(next_),
+      next_(given.y0),
+      smoothed_(given.y0 > 0 ? given.y0 : EvenDown(-kReach)),
+      units_(kRing * stride_),
+      removed_(kRing * stride_),
+      limits_{std::vector<std::int16_t>(stride_), std::vector<std::int16_t>(stride_)},
+      limits_end_(smoothed_ - 2),
+      state_(samples_ - kReach) {}
+
+void PlaneSmoother::Added() {
+  std::int16_t* const row = UnitsOf(next_);
+  const auto mirror = [&](std::int64_t x) { row[x - left_] = row[Mirrored(x, width_) - left_]; };
+  for (std::int64_t x = left_; x < 0; ++x) mirror(x);
+  for (std::int64_t x = given_.x1; x < right_; ++x) mirror(x);
+  ++next_;
+  // Rows outside the plane are those inside, mirrored, once they are there.
+  const bool last = next_ == given_.y1;
+  while (smoothed_ < bottom_ && (last || smoothed_ + batch_ <= next_)) {
+    Smooth(static_cast<std::uint32_t>(std::min<std::int64_t>(batch_, bottom_ - smoothed_)));
+  }
+}
+
+void PlaneSmoother::Smooth(std::uint32_t count) {
+  const std::int16_t* rows[transform::kSmoothRows];
+  const std::int16_t* limits[transform::kSmoothRows / 2];
+  std::int16_t* removed[transform::kSmoothRows];
+  for (std::uint32_t i = 0; i < count; ++i) {
+    rows[i] = UnitsOf(Mirrored(smoothed_ + i, height_));
+    removed[i] = removed_.data() + RingOf(smoothed_ + i - kReach) * stride_;
+    if (i % 2 != 0) continue;
+    const std::int64_t begin = smoothed_ + i - 2;  // of the windows that end here in even columns
+    if (begin >= limits_end_) {
+      std::swap(limits_[0], limits_[1]);
+      limits_end_ = limits_of_(channel_, halved_, left_ + 1, begin, samples_ - kReach, limits_[0].data());
+    }
+    limits[i / 2] = limits_[0].data();
+  }
+  transform::SmoothRows(state_, rows, limits, count, removed);
+  smoothed_ += count;
+}
+
+Window Smoother::Grown(const Window& window, std::uint32_t width, std::uint32_t height, bool ycbcr) {
+  if (!ycbcr) return GrownInPlane(window, width, height);
+  const Window half = GrownInPlane(Halved(window), Halved(width), Halved(height));
+  return {2 * half.x0, 2 * half.y0, std::min(2 * half.x1, width), std::min(2 * half.y1, height)};
+}
+
+Smoother::Smoother(const Window& window, std::uint32_t width, std::uint32_t height, std::uint32_t channels, bool ycbcr,
+                   float range, const PlaneSmoother::Limits& limits)
+    : window_(window),
+      grown_(Grown(window, width, height, ycbcr)),
+      height_(height),
+      next_(window.y0),
       units_per_sample_(2 * transform::kSmoothUnits / range),
-      rows_(std::size_t{channels} * kRing),
-      units_(rows_.size() * stride_),
-      removed_(std::size_t{channels} * transform::kSmoothRows * stride_),
-      limits_(channels),
-      taken_(std::size_t{channels} * stride_),
       out_(channels) {
+  // Rows of half the size come half as often.
+  constexpr std::uint32_t kBatch = transform::kSmoothRows;
   for (std::uint32_t c = 0; c < channels; ++c) {
-    states_.emplace_back(samples_ - kSmoothReach);
-    for (std::vector<std::int16_t>& row : limits_[c].limits) row.resize(stride_);
-    limits_[c].end = next_ - kReach;
+    const bool halved = ycbcr && c > 0;
+    const auto half = [halved](auto value) { return halved ? Halved(value) : value; };
+    channels_.push_back({halved, PlaneSmoother(half(window), half(grown_), half(width), half(height),
+                                               halved ? kBatch / 2 : kBatch, c, halved, limits)});
+    channels_[c].doubled.resize(halved ? 2 * Halved(window).width() : 0);
+    channels_[c].taken.resize(window.width());
   }
 }
 
 void Smoother::Add(std::uint32_t y, const float* const* rows, const Sink& sink) {
-  const std::int64_t width = grown_.width();
-  const std::int64_t left = static_cast<std::int64_t>(window_.x0) - kReach - grown_.x0;  // 0, or what is mirrored
-  for (std::uint32_t c = 0; c < channels_; ++c) {
-    rows_[RingOf(c, y)] = rows[c] + (window_.x0 - grown_.x0);
-    std::int16_t* const inside = UnitsOf(c, y) - left;
-    transform::ToSmoothUnits(rows[c], units_per_sample_, static_cast<std::size_t>(width), inside);
-    for (std::int64_t x = left; x < 0; ++x) inside[x] = inside[Mirrored(x, width)];
-    for (std::int64_t x = width; x < static_cast<std::int64_t>(samples_) + left; ++x) inside[x] = inside[Mirrored(x, width)];
+  std::int64_t done = window_.y1;
+  for (std::size_t c = 0; c < channels_.size(); ++c) {
+    Channel& channel = channels_[c];
+    channel.rows[y % kRing] = rows[c];
+    if (!channel.halved) {
+      transform::ToSmoothUnits(rows[c], units_per_sample_, grown_.width(), channel.plane.Next());
+      channel.plane.Added();
+    } else if (y % 2 == 1 || y + 1 == height_) {
+      const float* const above = channel.rows[(y - y % 2) % kRing];
+      transform::ToHalvedSmoothUnits(above, rows[c], units_per_sample_, grown_.width(), channel.plane.Next());
+      channel.plane.Added();
+    }
+    done = std::min(done, channel.halved ? 2 * channel.plane.done() : channel.plane.done());
   }
-  // Rows above the first are those from it on, mirrored, once they are there.
-  const std::int64_t last_row = height_ - 1;
-  if (next_ < 0) {
-    if (y < std::min(kReach - 1, last_row)) return;
-    while (next_ < 0) Take(next_, static_cast<std::uint32_t>(Mirrored(next_, height_)), sink);
-    for (std::uint32_t inside = 0; inside < y; ++inside) Take(inside, inside, sink);
-  }
-  Take(y, y, sink);
-  if (y != last_row) return;
-  while (next_ < static_cast<std::int64_t>(window_.y1) + kReach) {
-    Take(next_, static_cast<std::uint32_t>(Mirrored(next_, height_)), sink);
-  }
-}
-
-void Smoother::Take(std::int64_t at, std::uint32_t y, const Sink& sink) {
-  ++next_;
-  for (std::uint32_t c = 0; at != y && c < channels_; ++c) {
-    std::copy_n(UnitsOf(c, y), samples_, UnitsOf(c, at));
-  }
-  const bool last = next_ == static_cast<std::int64_t>(window_.y1) + kReach;
-  if (last || next_ - smoothed_ == transform::kSmoothRows) Smooth(sink);
-}
-
-void Smoother::Smooth(const Sink& sink) {
-  const auto count = static_cast<std::uint32_t>(next_ - smoothed_);
-  const auto removed_row = [&](std::uint32_t channel, std::uint32_t i) {
-    return removed_.data() + (std::size_t{channel} * transform::kSmoothRows + i) * stride_;
-  };
-  for (std::uint32_t c = 0; c < channels_; ++c) {
-    const std::int16_t* rows[transform::kSmoothRows];
-    const std::int16_t* limits[transform::kSmoothRows];
-    std::int16_t* removed[transform::kSmoothRows];
-    for (std::uint32_t i = 0; i < count; ++i) {
-      const std::int64_t top = smoothed_ + i - kReach;  // of the windows that end here
-      if (top == limits_[c].end) {
-        std::swap(limits_[c].limits[0], limits_[c].limits[1]);
-        limits_[c].end = limits_of_(c, static_cast<std::int64_t>(window_.x0) - kReach, top, samples_ - kSmoothReach,
-                                    limits_[c].limits[0].data());
+  for (; next_ < done; ++next_) {
+    for (std::size_t c = 0; c < channels_.size(); ++c) {
+      Channel& channel = channels_[c];
+      const std::int16_t* removed;
+      if (channel.halved) {
+        if (next_ % 2 == 0 || next_ == window_.y0) {
+          transform::DoubleSmoothUnits(channel.plane.Removed(next_ / 2), channel.doubled.size() / 2,
+                                       channel.doubled.data());
+        }
+        removed = channel.doubled.data() + window_.x0 % 2;
+      } else {
+        removed = channel.plane.Removed(next_);
       }
-      limits[i] = limits_[c].limits[0].data();
-      rows[i] = UnitsOf(c, smoothed_ + i);
-      removed[i] = removed_row(c, i);
+      transform::TakeSmoothUnits(channel.rows[static_cast<std::size_t>(next_) % kRing] + (window_.x0 - grown_.x0),
+                                 removed, kShare / units_per_sample_, window_.width(), channel.taken.data());
+      out_[c] = channel.taken.data();
     }
-    transform::SmoothRows(states_[c], rows, limits, count, removed);
+    sink(static_cast<std::uint32_t>(next_), out_.data());
   }
-  for (std::uint32_t i = 0; i < count; ++i) {
-    const std::int64_t y = smoothed_ + i - kReach;  // of which all windows have been seen
-    if (y < window_.y0 || y >= window_.y1) continue;
-    for (std::uint32_t c = 0; c < channels_; ++c) {
-      float* to = taken_.data() + c * stride_;
-      transform::TakeSmoothUnits(rows_[RingOf(c, y)], removed_row(c, i) + kReach, kShare / units_per_sample_,
-                                 window_.width(), to);
-      out_[c] = to;
-    }
-    sink(static_cast<std::uint32_t>(y), out_.data());
-  }
-  smoothed_ = next_;
 }
 
 }  // namespace holo::render

@@ -5,71 +5,103 @@
 #include <functional>
 #include <vector>
 
-#include "common/container/container.h"
+#include "common/render/aligned.h"
 #include "common/render/window.h"
 #include "common/transform/transform.h"
 
 namespace holo::render {
 
-// Takes the rows of a window, grown, from the top down and gives those of the window. One thread.
+// What smoothing removes from a window of one plane, rows of units coming from the top down: see transform::SmoothRows().
+// One thread.
+class PlaneSmoother {
+ public:
+  // Writes the limits of windows of a channel, `count` of them, of which the second sample of the second row is at column
+  // `x` and on, in row `y` or the one below, in samples of its plane, which may be halved; either may be outside by a few.
+  // In units of transform::kSmoothUnits. Returns the first row below from which on they may differ: others then hold for
+  // at least transform::kSmoothRows rows.
+  using Limits = std::function<std::int64_t(std::uint32_t channel, bool halved, std::int64_t x, std::int64_t y,
+                                            std::size_t count, std::int16_t* limits)>;
+
+  // Rows of `given` will come: of what Smoother::Grown() has, or more, from an even column and row on. Smooths `batch` rows
+  // at a time, an even number of at most transform::kSmoothRows.
+  PlaneSmoother(const Window& window, const Window& given, std::uint32_t width, std::uint32_t height,
+                std::uint32_t batch, std::uint32_t channel, bool halved, Limits limits);
+
+  // Where the next row of the given columns goes; call Added() when it is there.
+  [[nodiscard]] std::int16_t* Next() { return UnitsOf(next_) + (given_.x0 - left_); }
+  void Added();
+
+  // Rows of the window above this one are done.
+  [[nodiscard]] std::int64_t done() const { return smoothed_ - kReach; }
+  // What is removed from row `y` of the window, one of the last transform::kSmoothRows or some more that are done.
+  [[nodiscard]] const std::int16_t* Removed(std::int64_t y) const {
+    return removed_.data() + RingOf(y) * stride_ + (window_.x0 - left_);
+  }
+
+ private:
+  static constexpr std::int64_t kReach = transform::kSmoothPx - 1;
+  static constexpr std::int64_t kRing = 32;  // rows
+
+  void Smooth(std::uint32_t count);
+  [[nodiscard]] static std::size_t RingOf(std::int64_t y) { return static_cast<std::size_t>((y + kRing) % kRing); }
+  [[nodiscard]] std::int16_t* UnitsOf(std::int64_t y) { return units_.data() + RingOf(y) * stride_; }
+
+  Window window_;
+  Window given_;
+  std::uint32_t width_;
+  std::uint32_t height_;
+  std::uint32_t batch_;
+  std::uint32_t channel_;
+  bool halved_;
+  // What is given and, at the borders of the plane, mirrored.
+  std::int64_t left_;
+  std::int64_t right_;
+  std::int64_t bottom_;
+  std::size_t samples_;  // of a row
+  std::size_t stride_;
+  Limits limits_of_;
+  std::int64_t next_;      // the row that comes next
+  std::int64_t smoothed_;  // the first row that has not been
+  AlignedVector<std::int16_t> units_;    // [kRing][stride_]: row y is at y % kRing
+  AlignedVector<std::int16_t> removed_;  // [kRing][stride_]
+  std::vector<std::int16_t> limits_[2];  // the last ones, and those before
+  std::int64_t limits_end_;              // the row from which on others are needed
+  transform::SmoothState state_;
+};
+
+// Takes the rows of a window of a picture, grown, from the top down and gives those of the window. One thread.
 class Smoother {
  public:
-  // Writes the limit of the coefficients of each window of a row, `count` of them, for a channel: the first window's left
-  // column is `x`, its top row `y`, which may be outside the picture by as much, as may others; in units of
-  // transform::kSmoothUnits. Returns the first row below for which they may differ: from there on others hold for at
-  // least transform::kSmoothRows rows.
-  using Limits = std::function<std::int64_t(std::uint32_t channel, std::int64_t x, std::int64_t y, std::size_t count,
-                                            std::int16_t* limits)>;
-
   // The same window and what is up to container::kSmoothReach further, inside a picture of that size.
-  [[nodiscard]] static Window Grown(const Window& window, std::uint32_t width, std::uint32_t height);
+  [[nodiscard]] static Window Grown(const Window& window, std::uint32_t width, std::uint32_t height, bool ycbcr);
 
-  // Samples are up to half their `range` from zero.
-  Smoother(const Window& window, std::uint32_t width, std::uint32_t height, std::uint32_t channels, float range,
-           Limits limits);
+  // Samples are up to half their `range` from zero. Of YCbCr, planes of colour differences are smoothed at half the size.
+  Smoother(const Window& window, std::uint32_t width, std::uint32_t height, std::uint32_t channels, bool ycbcr,
+           float range, const PlaneSmoother::Limits& limits);
 
   // `rows[channel]` is row `y`, the one below the last, of the grown window's columns. It must stay as it is while the
   // next kKept are added.
-  static constexpr std::uint32_t kKept = transform::kSmoothRows + container::kSmoothReach;
+  static constexpr std::uint32_t kKept = 24;
   void Add(std::uint32_t y, const float* const* rows, const Sink& sink);
 
  private:
-  static constexpr std::int64_t kRing = 32;  // rows, at least kKept
+  static constexpr std::uint32_t kRing = 32;  // rows, more than kKept
 
-  // Takes row `y` of the picture as row `at` of it; `at` is outside where the picture is mirrored.
-  void Take(std::int64_t at, std::uint32_t y, const Sink& sink);
-  // Smooths what has been taken since the last time.
-  void Smooth(const Sink& sink);
-  // Where what is kept of a row is.
-  [[nodiscard]] static std::size_t RingOf(std::uint32_t channel, std::int64_t y) {
-    return std::size_t{channel} * kRing + static_cast<std::size_t>((y + kRing) % kRing);
-  }
-  [[nodiscard]] std::int16_t* UnitsOf(std::uint32_t channel, std::int64_t y) {
-    return units_.data() + RingOf(channel, y) * stride_;
-  }
-
-  struct LimitsOfRows {
-    std::vector<std::int16_t> limits[2];  // the last ones, and those before
-    std::int64_t end = 0;                 // the row from which on others are needed
+  struct Channel {
+    bool halved;
+    PlaneSmoother plane;
+    std::vector<const float*> rows = std::vector<const float*>(kRing);  // of the grown window: row y is at y % kRing
+    std::vector<std::int16_t> doubled{};                                // what is removed from two rows, if halved
+    AlignedVector<float> taken{};                                       // a row of the window
   };
 
   Window window_;
   Window grown_;
   std::uint32_t height_;
-  std::uint32_t channels_;
-  std::size_t samples_;  // of a row of windows
-  std::size_t stride_;
-  Limits limits_of_;
-  std::int64_t next_;      // the row that comes next
-  std::int64_t smoothed_;  // the first row that has not been
+  std::int64_t next_;  // the row that is given away next
   float units_per_sample_;
-  std::vector<const float*> rows_;     // [channel][kRing] from the window's left on: row y is at y % kRing
-  std::vector<std::int16_t> units_;    // [channel][kRing][stride_]
-  std::vector<std::int16_t> removed_;  // [channel][kSmoothRows][stride_]
-  std::vector<LimitsOfRows> limits_;   // [channel]
-  std::vector<transform::SmoothState> states_;  // [channel]
-  std::vector<float> taken_;                    // [channel][stride_]
-  std::vector<const float*> out_;               // into it
+  std::vector<Channel> channels_;
+  std::vector<const float*> out_;  // into them
 };
 
 }  // namespace holo::render

@@ -1,6 +1,8 @@
 // The functions of transform.h with vector instructions (Google Highway), compiled once for each target and chosen when
 // the program runs. Every sample is computed by the operations of plain.h in their order. With HOLO_PLAIN_KERNELS the
 // plain functions are all there is.
+#include <algorithm>
+
 #include "common/transform/plain.h"
 
 #ifdef HOLO_PLAIN_KERNELS
@@ -28,6 +30,12 @@ void StoreRow(const float* const* rows, std::uint32_t channels, bool ycbcr, std:
 }
 void ToSmoothUnits(const float* row, float scale, std::size_t count, std::int16_t* units) {
   plain::ToSmoothUnits(row, scale, count, units);
+}
+void ToHalvedSmoothUnits(const float* above, const float* below, float scale, std::size_t count, std::int16_t* units) {
+  plain::ToHalvedSmoothUnits(above, below, scale, count, units);
+}
+void DoubleSmoothUnits(const std::int16_t* units, std::size_t count, std::int16_t* doubled) {
+  plain::DoubleSmoothUnits(units, count, doubled);
 }
 void TakeSmoothUnits(const float* row, const std::int16_t* units, float scale, std::size_t count, float* out) {
   plain::TakeSmoothUnits(row, units, scale, count, out);
@@ -76,6 +84,12 @@ void StoreRow16(const float* const* rows, std::uint32_t channels, bool ycbcr, st
 }
 void ToUnits(const float* row, float scale, std::size_t count, std::int16_t* units) {
   plain::ToSmoothUnits(row, scale, count, units);
+}
+void ToHalvedUnits(const float* above, const float* below, float scale, std::size_t count, std::int16_t* units) {
+  plain::ToHalvedSmoothUnits(above, below, scale, count, units);
+}
+void DoubleUnits(const std::int16_t* units, std::size_t count, std::int16_t* doubled) {
+  plain::DoubleSmoothUnits(units, count, doubled);
 }
 void TakeUnits(const float* row, const std::int16_t* units, float scale, std::size_t count, float* out) {
   plain::TakeSmoothUnits(row, units, scale, count, out);
@@ -346,11 +360,71 @@ void ProjectPatch(const Kernel& kernel, const float* patch, float* coefficients)
 
 // Samples cut off to integers in the range of `Sample`.
 template <typename Sample, class Tag>
-HWY_INLINE auto Cut(Tag tag, hn::Vec<Tag> samples) {
+HWY_INLINE auto CutWide(Tag tag, hn::Vec<Tag> samples) {
   const hn::Rebind<std::int32_t, Tag> integers;
-  const hn::Rebind<Sample, Tag> small;
   const auto largest = hn::Set(tag, static_cast<float>(static_cast<Sample>(-1)));
-  return hn::DemoteTo(small, hn::ConvertTo(integers, hn::Min(hn::Max(samples, hn::Zero(tag)), largest)));
+  return hn::ConvertTo(integers, hn::Min(hn::Max(samples, hn::Zero(tag)), largest));
+}
+template <typename Sample, class Tag>
+HWY_INLINE auto Cut(Tag tag, hn::Vec<Tag> samples) {
+  const hn::Rebind<Sample, Tag> small;
+  return hn::DemoteTo(small, CutWide<Sample>(tag, samples));
+}
+
+// Red, green and blue, with half the range added, not cut off.
+template <class Vector>
+struct Rgb {
+  Vector red, green, blue;
+};
+template <class Tag, class Vector = hn::Vec<Tag>>
+HWY_INLINE Rgb<Vector> FromYCbCr(Tag tag, Vector luma, Vector cb, Vector cr) {
+  const auto without_cr = hn::Sub(luma, hn::Mul(hn::Set(tag, kGreenOfCr), cr));
+  return {hn::Add(luma, hn::Mul(hn::Set(tag, kRedOfCr), cr)),
+          hn::Sub(without_cr, hn::Mul(hn::Set(tag, kGreenOfCb), cb)),
+          hn::Add(luma, hn::Mul(hn::Set(tag, kBlueOfCb), cb))};
+}
+
+// Three or four channels, at least a vector of pixels. kUsual: three of YCbCr.
+template <bool kUsual>
+void StorePixels8(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint8_t* out) {
+  const hn::CappedTag<float, 16> tag;
+  const hn::Rebind<std::uint32_t, decltype(tag)> pixels;
+  const hn::Repartition<std::uint8_t, decltype(tag)> bytes;
+  constexpr std::size_t kPixels = hn::MaxLanes(tag);
+  // Three bytes of each lane, in a block of four lanes; then three lanes of each block.
+  HWY_ALIGN static constexpr std::uint8_t kThree[16] = {0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, 0x80, 0x80, 0x80, 0x80};
+  HWY_ALIGN static constexpr std::int32_t kBlocks[16] = {0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, 3, 7, 11, 15};
+  HWY_ALIGN static constexpr std::int32_t kTwoBlocks[8] = {0, 1, 2, 4, 5, 6, 3, 7};
+  const auto three = hn::LoadDup128(bytes, kThree);
+  const auto offset = hn::Set(tag, kMidAndHalf<std::uint8_t>);
+  const auto cut = [&](auto samples) HWY_ATTR { return hn::BitCast(pixels, CutWide<std::uint8_t>(tag, samples)); };
+  for (std::size_t x = 0; x < count; x += kPixels) {
+    const std::size_t at = HWY_MIN(x, count - kPixels);  // the last ones may be written twice
+    const auto load = [&](std::size_t c) HWY_ATTR { return hn::LoadU(tag, rows[c] + at); };
+    const auto first = hn::Add(load(0), offset);
+    Rgb<hn::Vec<decltype(tag)>> rgb{first, load(1), load(2)};
+    if (kUsual || ycbcr) {
+      rgb = FromYCbCr(tag, first, rgb.green, rgb.blue);
+    } else {
+      rgb = {first, hn::Add(rgb.green, offset), hn::Add(rgb.blue, offset)};
+    }
+    auto whole = hn::Or(cut(rgb.red), hn::Or(hn::ShiftLeft<8>(cut(rgb.green)), hn::ShiftLeft<16>(cut(rgb.blue))));
+    if (!kUsual && channels == 4) {
+      whole = hn::Or(whole, hn::ShiftLeft<24>(cut(hn::Add(load(3), offset))));
+      hn::StoreU(hn::BitCast(bytes, whole), bytes, out + 4 * at);
+      continue;
+    }
+    auto packed = hn::BitCast(pixels, hn::TableLookupBytes(hn::BitCast(bytes, whole), three));
+    if constexpr (kPixels == 16) packed = hn::TableLookupLanes(packed, hn::SetTableIndices(pixels, kBlocks));
+    if constexpr (kPixels == 8) packed = hn::TableLookupLanes(packed, hn::SetTableIndices(pixels, kTwoBlocks));
+    if (3 * at + 4 * kPixels <= 3 * count) {
+      hn::StoreU(hn::BitCast(bytes, packed), bytes, out + 3 * at);  // what is too much the next ones overwrite
+    } else {
+      HWY_ALIGN std::uint8_t last[4 * kPixels];
+      hn::Store(hn::BitCast(bytes, packed), bytes, last);
+      std::copy_n(last, 3 * kPixels, out + 3 * at);
+    }
+  }
 }
 
 template <typename Sample>
@@ -363,7 +437,13 @@ void StoreRowOf(const float* const* rows, std::uint32_t channels, bool ycbcr, st
   const auto offset = hn::Set(tag, kMidAndHalf<Sample>);
   const hn::FixedTag<Sample, kPixels> whole;
   std::size_t x = 0;
-  if (channels == 1 || channels == 3 || channels == 4) {
+  if constexpr (sizeof(Sample) == 1) {
+    if ((channels == 3 || channels == 4) && count >= hn::MaxLanes(hn::CappedTag<float, 16>())) {
+      return channels == 3 && ycbcr ? StorePixels8<true>(rows, channels, ycbcr, count, out)
+                                    : StorePixels8<false>(rows, channels, ycbcr, count, out);
+    }
+  }
+  if (channels == 1 || (sizeof(Sample) > 1 && (channels == 3 || channels == 4))) {
     using Whole = hn::Vec<decltype(whole)>;
     const hn::Rebind<Sample, decltype(tag)> part_tag;
     using Part = hn::Vec<decltype(part_tag)>;
@@ -382,21 +462,18 @@ void StoreRowOf(const float* const* rows, std::uint32_t channels, bool ycbcr, st
       Part parts[4][kParts];
       for (std::size_t p = 0; p < kParts; ++p) {
         const std::size_t at = x + p * kPart;
-        if (ycbcr) {
-          const auto luma = hn::Add(load(0, at), offset);
-          const auto cb = load(1, at);
-          const auto cr = load(2, at);
-          const auto without_cr = hn::Sub(luma, hn::Mul(hn::Set(tag, kGreenOfCr), cr));
-          parts[0][p] = Cut<Sample>(tag, hn::Add(luma, hn::Mul(hn::Set(tag, kRedOfCr), cr)));
-          parts[1][p] = Cut<Sample>(tag, hn::Sub(without_cr, hn::Mul(hn::Set(tag, kGreenOfCb), cb)));
-          parts[2][p] = Cut<Sample>(tag, hn::Add(luma, hn::Mul(hn::Set(tag, kBlueOfCb), cb)));
+        if (sizeof(Sample) > 1 && ycbcr) {
+          const auto rgb = FromYCbCr(tag, hn::Add(load(0, at), offset), load(1, at), load(2, at));
+          parts[0][p] = Cut<Sample>(tag, rgb.red);
+          parts[1][p] = Cut<Sample>(tag, rgb.green);
+          parts[2][p] = Cut<Sample>(tag, rgb.blue);
           if (channels == 4) parts[3][p] = Cut<Sample>(tag, hn::Add(load(3, at), offset));
         } else {
           for (std::uint32_t c = 0; c < channels; ++c) parts[c][p] = Cut<Sample>(tag, hn::Add(load(c, at), offset));
         }
       }
       Sample* to = out + x * channels;
-      if (channels == 1) {
+      if (channels == 1 || sizeof(Sample) == 1) {
         hn::StoreU(join(parts[0]), whole, to);
       } else if (channels == 3) {
         hn::StoreInterleaved3(join(parts[0]), join(parts[1]), join(parts[2]), whole, to);
@@ -430,22 +507,56 @@ HWY_INLINE void Backward4(Vector& a, Vector& b, Vector& c, Vector& d) {
   a = hn::Add(s0, s1), b = hn::Sub(s0, s1), c = hn::Add(d0, d1), d = hn::Sub(d0, d1);
 }
 
+// As plain::ToSmoothUnits() has them, twice as many as in a vector.
+template <class Tag, class Vector = hn::Vec<Tag>>
+HWY_INLINE void StoreUnits(Tag tag, Vector left, Vector right, std::int16_t* units) {
+  const hn::Repartition<std::int16_t, Tag> narrow;
+  const auto rounded = [&](Vector value) HWY_ATTR {
+    const auto largest = hn::Set(tag, float{kLargestSmooth});
+    const auto cut = hn::Max(hn::Neg(largest), hn::Min(largest, value));
+    return hn::BitCast(narrow, hn::Add(cut, hn::Set(tag, kSmoothRounder)));
+  };
+  hn::StoreU(hn::ConcatEven(narrow, rounded(right), rounded(left)), narrow, units);
+}
+
 void ToUnits(const float* row, float scale, std::size_t count, std::int16_t* units) {
   const hn::CappedTag<float, 16> tag;
-  const hn::Rebind<std::int16_t, decltype(tag)> narrow;
   const std::size_t lanes = hn::Lanes(tag);
-  constexpr float kLargest = kLargestSmooth;
-  const auto to_units = [&](auto value) HWY_ATTR {
-    return hn::Max(hn::Set(tag, -kLargest), hn::Min(hn::Set(tag, kLargest), hn::Mul(value, hn::Set(tag, scale))));
+  const auto load = [&](std::size_t at) HWY_ATTR { return hn::Mul(hn::LoadU(tag, row + at), hn::Set(tag, scale)); };
+  std::size_t x = 0;
+  for (; x + 2 * lanes <= count; x += 2 * lanes) StoreUnits(tag, load(x), load(x + lanes), units + x);
+  plain::ToSmoothUnits(row + x, scale, count - x, units + x);
+}
+
+void ToHalvedUnits(const float* above, const float* below, float scale, std::size_t count, std::int16_t* units) {
+  const hn::CappedTag<float, 16> tag;
+  const std::size_t lanes = hn::Lanes(tag);
+  const auto sum = [&](std::size_t at) HWY_ATTR {
+    return hn::Add(hn::LoadU(tag, above + at), hn::LoadU(tag, below + at));
+  };
+  const auto means = [&](std::size_t at) HWY_ATTR {
+    const auto left = sum(at), right = sum(at + lanes);
+    const auto pairs = hn::Add(hn::ConcatEven(tag, right, left), hn::ConcatOdd(tag, right, left));
+    return hn::Mul(pairs, hn::Set(tag, scale / 4));
   };
   std::size_t x = 0;
+  for (; x + 4 * lanes <= count; x += 4 * lanes) StoreUnits(tag, means(x), means(x + 2 * lanes), units + x / 2);
+  plain::ToHalvedSmoothUnits(above + x, below + x, scale, count - x, units + x / 2);
+}
+
+void DoubleUnits(const std::int16_t* units, std::size_t count, std::int16_t* doubled) {
+  const hn::CappedTag<std::uint32_t, 16> wide;
+  const hn::Rebind<std::uint16_t, decltype(wide)> narrow;
+  const hn::Repartition<std::uint16_t, decltype(wide)> twice;
+  const auto* from = reinterpret_cast<const std::uint16_t*>(units);
+  auto* to = reinterpret_cast<std::uint16_t*>(doubled);
+  const std::size_t lanes = hn::Lanes(wide);
+  std::size_t x = 0;
   for (; x + lanes <= count; x += lanes) {
-    // Positive, so that cutting off rounds.
-    const auto positive = hn::Add(to_units(hn::LoadU(tag, row + x)), hn::Set(tag, kLargest + 1.5f));
-    const auto whole = hn::DemoteTo(narrow, hn::ConvertTo(hn::RebindToSigned<decltype(tag)>(), positive));
-    hn::StoreU(hn::Sub(whole, hn::Set(narrow, kLargestSmooth + 1)), narrow, units + x);
+    const auto one = hn::PromoteTo(wide, hn::LoadU(narrow, from + x));
+    hn::StoreU(hn::BitCast(twice, hn::Or(one, hn::ShiftLeft<16>(one))), twice, to + 2 * x);
   }
-  plain::ToSmoothUnits(row + x, scale, count - x, units + x);
+  plain::DoubleSmoothUnits(units + x, count - x, doubled + 2 * x);
 }
 
 void TakeUnits(const float* row, const std::int16_t* units, float scale, std::size_t count, float* out) {
@@ -461,11 +572,13 @@ void TakeUnits(const float* row, const std::int16_t* units, float scale, std::si
   plain::TakeSmoothUnits(row + x, units + x, scale, count - x, out + x);
 }
 
-// The sums and differences of a row and the next one, of the two pairs of rows before, and what windows above add to
-// the next rows: kSmoothColumns vectors. See Smooth().
+// Lane x of a vector is the window of column x; those of odd columns are a row ahead, so that all lanes do the same. "Row"
+// is that of even columns, and the one above it of odd columns.
 template <class Vector>
 struct Column {
-  Vector row, sum1, sum2, difference1, difference2, more1, more2, less1, less2, next;
+  // The last row's coefficients, without what is ahead; sum and difference of the last two rows; what windows add to the
+  // next two rows; all of the last row that is complete.
+  Vector row, sum, difference, next, after_next, complete;
 };
 
 void Smooth(SmoothState& smooth, const std::int16_t* const* rows, const std::int16_t* const* limits,
@@ -474,84 +587,71 @@ void Smooth(SmoothState& smooth, const std::int16_t* const* rows, const std::int
   using Vector = hn::Vec<decltype(tag)>;
   const SmoothStateAccess state(smooth);
   const std::size_t lanes = hn::Lanes(tag);
-  const std::size_t stride = state.stride();
-  bool ends[kSmoothRows];
-  for (std::uint32_t r = 0; r < count; ++r) ends[r] = state.EndsWindows();
-  // Of each row, four shares that windows beginning 0 to 3 columns to the left have in a sample: window x is at
-  // kSmoothLine + x.
-  std::int16_t* const shares = state.Row(4 * kSmoothColumns);  // [count][4][stride]
-  HWY_ALIGN std::int16_t block[kSmoothRows][4][kSmoothLine];
+  // Of each row, four shares that windows beginning 0 to 3 columns to the left have in a sample: those of a vector, behind
+  // the last of the vector before.
+  HWY_ALIGN std::int16_t shares[kSmoothRows][4][2 * kSmoothLine] = {};
   for (std::size_t x = 0; x < state.windows(); x += lanes) {
-    for (std::uint32_t r = 0; r < count; ++r) {
-      const std::int16_t* from = rows[r] + x;
-      auto a = hn::LoadU(tag, from), b = hn::LoadU(tag, from + 1);
-      auto c = hn::LoadU(tag, from + 2), d = hn::LoadU(tag, from + 3);
-      Forward4(a, b, c, d);
-      hn::Store(a, tag, block[r][0]);
-      hn::Store(b, tag, block[r][1]);
-      hn::Store(c, tag, block[r][2]);
-      hn::Store(d, tag, block[r][3]);
+    Column<Vector> columns[4];
+    const auto kept = [&](std::size_t u, std::size_t i) { return state.Row(u * kSmoothColumns + i) + x; };
+    for (std::size_t u = 0; u < 4; ++u) {
+      const auto load = [&](std::size_t i) HWY_ATTR { return hn::Load(tag, kept(u, i)); };
+      columns[u] = {load(0), load(1), load(2), load(3), load(4), load(5)};
+    }
+    for (std::uint32_t r = 0; r < count; r += 2) {
+      Vector rows0[4], rows1[4];
+      const auto forward = [&](const std::int16_t* from, Vector(&to)[4]) HWY_ATTR {
+        for (std::size_t u = 0; u < 4; ++u) to[u] = hn::LoadU(tag, from + u);
+        Forward4(to[0], to[1], to[2], to[3]);
+      };
+      forward(rows[r] + x, rows0);
+      forward(rows[r + 1] + x, rows1);
+      const auto limit = hn::LoadU(tag, limits[r / 2] + x);
+      const auto small = [&](Vector coefficient) HWY_ATTR {
+        return hn::IfThenElseZero(hn::Lt(hn::Abs(coefficient), limit), coefficient);
+      };
+      const auto eighth = [&](Vector row) HWY_ATTR { return hn::MulFixedPoint15(row, hn::Set(tag, 1 << 12)); };
+      for (std::size_t u = 0; u < 4; ++u) {
+        Column<Vector>& at = columns[u];
+        const auto upper = hn::OddEven(at.row, rows0[u]), lower = hn::OddEven(rows0[u], rows1[u]);
+        const auto sum = hn::Add(upper, lower), difference = hn::Sub(upper, lower);
+        const auto a = u == 0 ? hn::Zero(tag) : small(hn::Add(at.sum, sum));
+        const auto b = small(hn::Sub(at.sum, sum));
+        const auto c = small(hn::Add(at.difference, difference));
+        const auto d = small(hn::Sub(at.difference, difference));
+        // The window's rows are (a + b) + (c + d), (a + b) - (c + d), (a - b) + (c - d), (a - b) - (c - d).
+        const auto upper_sum = hn::Add(a, b), upper_difference = hn::Add(c, d);
+        const auto lower_sum = hn::Sub(a, b), lower_difference = hn::Sub(c, d);
+        const auto row0 = eighth(hn::Add(hn::Add(upper_sum, upper_difference), at.next));
+        const auto row1 = eighth(hn::Add(hn::Sub(upper_sum, upper_difference), at.after_next));
+        const auto row = rows1[u];
+        rows0[u] = hn::OddEven(row0, at.complete);
+        rows1[u] = hn::OddEven(row1, row0);
+        at = {row, sum, difference, hn::Add(lower_sum, lower_difference), hn::Sub(lower_sum, lower_difference), row1};
+      }
+      const auto backward = [&](Vector(&from)[4], std::int16_t (*to)[2 * kSmoothLine]) HWY_ATTR {
+        Backward4(from[0], from[1], from[2], from[3]);
+        for (std::size_t j = 0; j < 4; ++j) hn::Store(from[j], tag, to[j] + kSmoothLine);
+      };
+      backward(rows0, shares[r]);
+      backward(rows1, shares[r + 1]);
     }
     for (std::size_t u = 0; u < 4; ++u) {
-      std::int16_t* const kept = state.Row(u * kSmoothColumns) + x;
-      const auto load = [&](std::size_t i) HWY_ATTR { return hn::Load(tag, kept + i * stride); };
-      Column<Vector> at = {load(0), load(1), load(2), load(3), load(4), load(5), load(6), load(7), load(8), load(9)};
-      for (std::uint32_t r = 0; r < count; ++r) {
-        const auto row = hn::Load(tag, block[r][u]);
-        const auto sum = hn::Add(at.row, row), difference = hn::Sub(at.row, row);
-        if (ends[r]) {
-          const auto limit = hn::LoadU(tag, limits[r] + x);
-          const auto small = [&](Vector coefficient) HWY_ATTR {
-            return hn::IfThenElseZero(hn::Lt(hn::Abs(coefficient), limit), coefficient);
-          };
-          const auto first = small(hn::Add(at.sum2, sum));
-          const auto a = u == 0 ? hn::Zero(tag) : first;
-          const auto b = small(hn::Sub(at.sum2, sum));
-          const auto c = small(hn::Add(at.difference2, difference));
-          const auto d = small(hn::Sub(at.difference2, difference));
-          // The window's rows are (a + b) + (c + d), (a + b) - (c + d), (a - b) + (c - d), (a - b) - (c - d): what falls on
-          // the first row together with what windows one to three rows above have for it.
-          const auto even = hn::Add(hn::Add(a, b), at.more2);
-          const auto odd = hn::Add(hn::Add(c, d), at.less2);
-          const auto all = hn::Add(hn::Add(even, odd), at.next);
-          at.more2 = at.more1;
-          at.less2 = at.less1;
-          at.more1 = hn::Sub(a, b);
-          at.less1 = hn::Sub(c, d);
-          at.next = hn::Sub(even, odd);
-          hn::Store(hn::MulFixedPoint15(all, hn::Set(tag, 1 << 11)), tag, block[r][u]);
-        }
-        at.row = row;
-        at.sum2 = at.sum1;
-        at.sum1 = sum;
-        at.difference2 = at.difference1;
-        at.difference1 = difference;
-      }
-      const auto store = [&](std::size_t i, Vector value) HWY_ATTR { hn::Store(value, tag, kept + i * stride); };
-      store(0, at.row), store(1, at.sum1), store(2, at.sum2), store(3, at.difference1), store(4, at.difference2);
-      store(5, at.more1), store(6, at.more2), store(7, at.less1), store(8, at.less2), store(9, at.next);
+      const Column<Vector>& at = columns[u];
+      hn::Store(at.row, tag, kept(u, 0));
+      hn::Store(at.sum, tag, kept(u, 1));
+      hn::Store(at.difference, tag, kept(u, 2));
+      hn::Store(at.next, tag, kept(u, 3));
+      hn::Store(at.after_next, tag, kept(u, 4));
+      hn::Store(at.complete, tag, kept(u, 5));
     }
     for (std::uint32_t r = 0; r < count; ++r) {
-      if (!ends[r]) continue;
-      auto a = hn::Load(tag, block[r][0]), b = hn::Load(tag, block[r][1]);
-      auto c = hn::Load(tag, block[r][2]), d = hn::Load(tag, block[r][3]);
-      Backward4(a, b, c, d);
-      std::int16_t* const to = shares + 4 * r * stride + kSmoothLine + x;
-      hn::Store(a, tag, to);
-      hn::Store(b, tag, to + stride);
-      hn::Store(c, tag, to + 2 * stride);
-      hn::Store(d, tag, to + 3 * stride);
-    }
-  }
-  for (std::uint32_t r = 0; r < count; ++r) {
-    if (!ends[r]) continue;
-    std::int16_t* const from = shares + 4 * r * stride + kSmoothLine;
-    for (std::size_t j = 0; j < 4; ++j) std::fill_n(from + j * stride + state.windows(), 3, std::int16_t{0});
-    for (std::size_t x = 0; x < state.windows() + 3; x += lanes) {
-      const std::int16_t* at = from + x;
-      const auto two = hn::Add(hn::Load(tag, at), hn::LoadU(tag, at + stride - 1));
-      const auto others = hn::Add(hn::LoadU(tag, at + 2 * stride - 2), hn::LoadU(tag, at + 3 * stride - 3));
+      std::int16_t* const from = &shares[r][0][kSmoothLine];
+      const auto two = hn::Add(hn::Load(tag, from), hn::LoadU(tag, from + 2 * kSmoothLine - 1));
+      const auto others = hn::Add(hn::LoadU(tag, from + 4 * kSmoothLine - 2), hn::LoadU(tag, from + 6 * kSmoothLine - 3));
       hn::StoreU(hn::Add(two, others), tag, removed[r] + x);
+      for (std::size_t j = 1; j < 4; ++j) {
+        std::copy_n(from + 2 * j * kSmoothLine + lanes - 4, 4, from + 2 * j * kSmoothLine - 4);
+      }
     }
   }
 }
@@ -573,6 +673,8 @@ HWY_EXPORT(ProjectPatch);
 HWY_EXPORT(StoreRow8);
 HWY_EXPORT(StoreRow16);
 HWY_EXPORT(ToUnits);
+HWY_EXPORT(ToHalvedUnits);
+HWY_EXPORT(DoubleUnits);
 HWY_EXPORT(TakeUnits);
 HWY_EXPORT(Smooth);
 
@@ -597,6 +699,12 @@ void StoreRow(const float* const* rows, std::uint32_t channels, bool ycbcr, std:
 }
 void ToSmoothUnits(const float* row, float scale, std::size_t count, std::int16_t* units) {
   HWY_DYNAMIC_DISPATCH(ToUnits)(row, scale, count, units);
+}
+void ToHalvedSmoothUnits(const float* above, const float* below, float scale, std::size_t count, std::int16_t* units) {
+  HWY_DYNAMIC_DISPATCH(ToHalvedUnits)(above, below, scale, count, units);
+}
+void DoubleSmoothUnits(const std::int16_t* units, std::size_t count, std::int16_t* doubled) {
+  HWY_DYNAMIC_DISPATCH(DoubleUnits)(units, count, doubled);
 }
 void TakeSmoothUnits(const float* row, const std::int16_t* units, float scale, std::size_t count, float* out) {
   HWY_DYNAMIC_DISPATCH(TakeUnits)(row, units, scale, count, out);

@@ -32,11 +32,14 @@ inline constexpr float kMidAndHalf = sizeof(Sample) == 1 ? 128.5f : 32768.5f;
 // Filters across a horizontal border: matrix.half rows above and below it, nearest first, `count` samples each.
 void FilterRows(const LapMatrix& matrix, float* const* above, float* const* below, std::size_t count);
 
+// Added to a float of at most 2^15 from zero it leaves the nearest integer in the lowest 16 bits.
+inline constexpr float kSmoothRounder = 3 << 22;
+
 // Inside a SmoothState. What its rows are for is up to those who use it, not mixed: all are 0 at first.
-inline constexpr std::size_t kSmoothLine = 32;       // integers in a line of the cache
-inline constexpr std::size_t kSmoothColumns = 10;  // that kernels keep of each of a row's four coefficients
-// Of `stride` integers, at least two lines more than samples.
-inline constexpr std::size_t kSmoothStateRows = 4 * (kSmoothColumns + kSmoothRows);
+inline constexpr std::size_t kSmoothLine = 32;    // integers in a line of the cache
+inline constexpr std::size_t kSmoothColumns = 6;  // that kernels keep of each of a row's four coefficients
+// Of `stride` integers, at least a line more than samples.
+inline constexpr std::size_t kSmoothStateRows = 25;
 struct SmoothStateAccess {
   explicit SmoothStateAccess(SmoothState& state) : state_(state) {
     const auto at = reinterpret_cast<std::uintptr_t>(state.memory_.data()) / sizeof(std::int16_t);
@@ -45,12 +48,6 @@ struct SmoothStateAccess {
   [[nodiscard]] std::size_t windows() const { return state_.windows_; }
   [[nodiscard]] std::size_t stride() const { return state_.stride_; }
   [[nodiscard]] std::int16_t* Row(std::size_t i) const { return first_ + i * state_.stride_; }
-  // Counts a row; whether windows end with it.
-  [[nodiscard]] bool EndsWindows() const {
-    if (state_.rows_ + 1 == kSmoothPx) return true;
-    ++state_.rows_;
-    return false;
-  }
 
  private:
   SmoothState& state_;
@@ -67,6 +64,8 @@ void SynthesiseStrip(const StripShape& shape, const PatchSum* patches, float* sc
 void StoreRow(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint8_t* out);
 void StoreRow(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint16_t* out);
 void ToSmoothUnits(const float* row, float scale, std::size_t count, std::int16_t* units);
+void ToHalvedSmoothUnits(const float* above, const float* below, float scale, std::size_t count, std::int16_t* units);
+void DoubleSmoothUnits(const std::int16_t* units, std::size_t count, std::int16_t* doubled);
 void TakeSmoothUnits(const float* row, const std::int16_t* units, float scale, std::size_t count, float* out);
 void SmoothRows(SmoothState& state, const std::int16_t* const* rows, const std::int16_t* const* limits,
                 std::uint32_t count, std::int16_t* const* removed);

@@ -1,6 +1,7 @@
 #include "common/transform/transform.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "common/transform/plain.h"
 
@@ -231,12 +232,26 @@ void StoreRow(const float* const* rows, std::uint32_t channels, bool ycbcr, std:
   StoreRowOf(rows, channels, ycbcr, count, out);
 }
 
-void ToSmoothUnits(const float* row, float scale, std::size_t count, std::int16_t* units) {
+// The nearest integer, at most kLargestSmooth from zero.
+static std::int16_t ToUnits(float value) {
   constexpr float kLargest = kLargestSmooth;
-  for (std::size_t x = 0; x < count; ++x) {
-    const float value = std::max(-kLargest, std::min(kLargest, row[x] * scale));
-    units[x] = static_cast<std::int16_t>(static_cast<std::int32_t>(value + (kLargest + 1.5f)) - (kLargestSmooth + 1));
+  const float cut = std::max(-kLargest, std::min(kLargest, value));
+  return static_cast<std::int16_t>(std::bit_cast<std::uint32_t>(cut + kSmoothRounder));
+}
+
+void ToSmoothUnits(const float* row, float scale, std::size_t count, std::int16_t* units) {
+  for (std::size_t x = 0; x < count; ++x) units[x] = ToUnits(row[x] * scale);
+}
+
+void ToHalvedSmoothUnits(const float* above, const float* below, float scale, std::size_t count, std::int16_t* units) {
+  for (std::size_t x = 0; x < count; x += 2) {
+    const std::size_t next = std::min(x + 1, count - 1);
+    units[x / 2] = ToUnits(((above[x] + below[x]) + (above[next] + below[next])) * (scale / 4));
   }
+}
+
+void DoubleSmoothUnits(const std::int16_t* units, std::size_t count, std::int16_t* doubled) {
+  for (std::size_t x = 0; x < count; ++x) doubled[2 * x] = doubled[2 * x + 1] = units[x];
 }
 
 void TakeSmoothUnits(const float* row, const std::int16_t* units, float scale, std::size_t count, float* out) {
@@ -258,39 +273,49 @@ void SmoothRows(SmoothState& smooth, const std::int16_t* const* rows, const std:
     const int s1 = at[2 * step] + at[3 * step], d1 = at[2 * step] - at[3 * step];
     at[0] = s0 + s1, at[step] = s0 - s1, at[2 * step] = d0 + d1, at[3 * step] = d0 - d1;
   };
-  // The state: the last four rows, then of each of them what windows have removed, transformed in their rows only: [u].
+  // The state: the last five rows, then of each of them what windows have removed, transformed in their rows only: [u].
+  constexpr std::size_t kRows = 5;
   const auto row_of = [&](std::size_t v) { return state.Row(v); };
-  const auto sum_of = [&](std::size_t v, std::size_t u) { return state.Row(4 + 4 * v + u); };
-  for (std::uint32_t r = 0; r < count; ++r) {
-    for (std::size_t v = 0; v < 3; ++v) {
-      std::copy_n(row_of(v + 1), windows + 3, row_of(v));
-      for (std::size_t u = 0; u < 4; ++u) std::copy_n(sum_of(v + 1, u), windows, sum_of(v, u));
+  const auto sum_of = [&](std::size_t v, std::size_t u) { return state.Row(kRows + 4 * v + u); };
+  for (std::uint32_t r = 0; r < count; r += 2) {
+    for (std::size_t v = 0; v + 2 < kRows; ++v) {
+      std::copy_n(row_of(v + 2), windows + 3, row_of(v));
+      for (std::size_t u = 0; u < 4; ++u) std::copy_n(sum_of(v + 2, u), windows, sum_of(v, u));
     }
-    std::copy_n(rows[r], windows + 3, row_of(3));
-    for (std::size_t u = 0; u < 4; ++u) std::fill_n(sum_of(3, u), windows, std::int16_t{0});
-    if (!state.EndsWindows()) continue;
-    std::fill_n(removed[r], windows + 3, std::int16_t{0});
+    for (std::size_t i = 0; i < 2; ++i) {
+      std::copy_n(rows[r + i], windows + 3, row_of(kRows - 2 + i));
+      for (std::size_t u = 0; u < 4; ++u) std::fill_n(sum_of(kRows - 2 + i, u), windows, std::int16_t{0});
+    }
     for (std::size_t x = 0; x < windows; ++x) {
+      const std::size_t first = 1 - x % 2;
       int window[16];
-      for (std::size_t v = 0; v < 4; ++v) std::copy_n(row_of(v) + x, 4, window + 4 * v);
+      for (std::size_t v = 0; v < 4; ++v) std::copy_n(row_of(first + v) + x, 4, window + 4 * v);
       for (std::size_t v = 0; v < 4; ++v) forward(window + 4 * v, 1);
       for (std::size_t u = 0; u < 4; ++u) forward(window + u, 4);
       window[0] = 0;
       for (int& coefficient : window) {
-        if (std::abs(coefficient) >= limits[r][x]) coefficient = 0;
+        if (std::abs(coefficient) >= limits[r / 2][x]) coefficient = 0;
       }
       for (std::size_t u = 0; u < 4; ++u) {
         backward(window + u, 4);
         for (std::size_t v = 0; v < 4; ++v) {
-          std::int16_t& sum = sum_of(v, u)[x];
+          std::int16_t& sum = sum_of(first + v, u)[x];
           sum = static_cast<std::int16_t>(sum + window[4 * v + u]);
         }
       }
-      // All windows that hold the first row have been seen.
-      int sums[4];
-      for (std::size_t u = 0; u < 4; ++u) sums[u] = (sum_of(0, u)[x] + 8) >> 4;
-      backward(sums, 1);
-      for (std::size_t i = 0; i < 4; ++i) removed[r][x + i] = static_cast<std::int16_t>(removed[r][x + i] + sums[i]);
+    }
+    // All windows that hold the first two rows have been seen.
+    for (std::size_t i = 0; i < 2; ++i) {
+      std::int16_t* const to = removed[r + i];
+      std::fill_n(to, windows, std::int16_t{0});
+      for (std::size_t x = 0; x < windows; ++x) {
+        int sums[4];
+        for (std::size_t u = 0; u < 4; ++u) sums[u] = (sum_of(i, u)[x] + 4) >> 3;
+        backward(sums, 1);
+        for (std::size_t j = 0; j < std::min<std::size_t>(4, windows - x); ++j) {
+          to[x + j] = static_cast<std::int16_t>(to[x + j] + sums[j]);
+        }
+      }
     }
   }
 }

@@ -111,10 +111,10 @@ void LapBorderInverse(std::uint32_t patch_px, std::uint32_t reduction, float* co
 void StoreRow(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint8_t* out);
 void StoreRow(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint16_t* out);
 
-// Smoothing: the Hadamard transform of a window of 4 x 4 samples at every place of a plane; of its coefficients but the
-// first, those of less than a limit are what quantisation has left of nothing. They are added up over the windows, and
-// a share of them is taken away. On integers of 16 bits, of which kSmoothUnits are half the range of samples: none of
-// the sums below leaves them.
+// Smoothing: the Hadamard transform of windows of 4 x 4 samples of a plane, one beginning at every second sample, as the
+// dark squares of a chessboard; of its coefficients but the first, those of less than a limit are what quantisation has
+// left of nothing. They are added up over the windows, and a share of them is taken away. On integers of 16 bits, of
+// which kSmoothUnits are half the range of samples: none of the sums below leaves them.
 inline constexpr std::uint32_t kSmoothPx = 4;
 inline constexpr std::uint32_t kSmoothRows = 16;  // at most, at a time
 inline constexpr std::size_t kSmoothPadding = 40;
@@ -123,13 +123,18 @@ inline constexpr std::int16_t kLargestSmooth = 2047;  // sample or limit; larger
 
 // The nearest units, scale * row[x] for `count` samples.
 void ToSmoothUnits(const float* row, float scale, std::size_t count, std::int16_t* units);
+// The same for the means of 2 x 2 samples of two rows of `count`, (count + 1) / 2 of them: of an odd last column the mean
+// of 1 x 2.
+void ToHalvedSmoothUnits(const float* above, const float* below, float scale, std::size_t count, std::int16_t* units);
+// Each of `count` units twice.
+void DoubleSmoothUnits(const std::int16_t* units, std::size_t count, std::int16_t* doubled);
 // out[x] = row[x] - scale * units[x].
 void TakeSmoothUnits(const float* row, const std::int16_t* units, float scale, std::size_t count, float* out);
 
 // What SmoothRows() keeps of the rows above those that come next.
 class SmoothState {
  public:
-  // `windows` of each row.
+  // `windows` are the columns that one can begin in.
   explicit SmoothState(std::size_t windows);
   SmoothState(SmoothState&&) = default;
 
@@ -137,14 +142,16 @@ class SmoothState {
   friend struct SmoothStateAccess;
   std::size_t windows_;
   std::size_t stride_;                // whole lines of the cache
-  std::uint32_t rows_ = 0;            // so far, but no more than windows reach back
   std::vector<std::int16_t> memory_;  // rows of stride_, from the first whole line on
 };
 
-// Takes the next rows of a plane, `count` of at most kSmoothRows, each as many samples as windows and kSmoothPx - 1 more.
-// limits[i] are those of the windows that end with rows[i]. Writes to removed[i] what all windows have removed from the
-// samples of the row kSmoothPx - 1 above rows[i], in their units, rounded on the way; of the first kSmoothPx - 1 rows
-// nothing. All rows and limits are followed by kSmoothPadding integers that may be read and, of `removed`, written.
+// Takes the next rows of a plane, `count` of them: even, at most kSmoothRows. Each has `windows` samples and kSmoothPx - 1
+// more. In even columns, counted from 0, windows begin in even rows, counted from the first one ever taken, in odd columns
+// in odd rows; limits[i][x] is that of the window of column x that ends in rows[2 i + 1] or, in odd columns, in rows[2 i].
+// Writes to removed[i] what all these windows have removed from the first `windows` samples of the row kSmoothPx - 1 above
+// rows[i], in eighths of their units, rounded. All rows and limits are followed by kSmoothPadding integers that may be read
+// and, of `removed`, written. Windows that begin above the first row are taken for windows as well: whoever wants samples
+// of which all windows are inside leaves out the first kSmoothPx - 1 rows and columns, and twice as many of what is written.
 void SmoothRows(SmoothState& state, const std::int16_t* const* rows, const std::int16_t* const* limits,
                 std::uint32_t count, std::int16_t* const* removed);
 

@@ -18,7 +18,7 @@ def a_picture_goes_there_and_back(folder, a):
     info = json.loads(run(a.holo, "info", f"{folder}/p.holo", "--json").stdout)
     check(info["layout"]["width"] == 301 and info["layout"]["height"] == 203, f"unexpected size in {info}")
     check(info["bytes"] == os.path.getsize(f"{folder}/p.holo"), "info gives another size than the file has")
-    check(info["smoothing"] == 28 / 64, f"unexpected smoothing in {info}")
+    check(info["smoothing"] == 36 / 64, f"unexpected smoothing in {info}")
     for arguments, size in (([], (301, 203)), (["--scale", "1/4"], (76, 51)), (["--scale", "0.3"], (90, 61)),
                             (["--scale", "2x"], (602, 406)), (["--region", "10,20,100,50", "-k", "12"], (100, 50))):
         done = run(a.holo, "render", f"{folder}/p.holo", f"{folder}/out.ppm", "--json", *arguments)

@@ -333,9 +333,10 @@ TEST_CASE("smoothing's kernel is the plain one, for any number of windows, rows 
       for (const std::size_t windows : {1, 2, 3, 4, 5, 7, 8, 12, 13, 15, 16, 17, 31, 33, 61, 64, 500}) {
         CAPTURE(windows);
         SmoothState fast(windows), expected(windows);
-        for (const std::uint32_t count : {2u, 3u, 1u, kSmoothRows, 5u, 8u}) {
+        for (const std::uint32_t count : {2u, 4u, 2u, kSmoothRows, 6u, 8u}) {
           CAPTURE(count);
-          std::vector<Row> rows(count, Row(windows + 3 + kSmoothPadding)), limits(count, Row(windows + kSmoothPadding));
+          std::vector<Row> rows(count, Row(windows + 3 + kSmoothPadding));
+          std::vector<Row> limits(count / 2, Row(windows + kSmoothPadding));
           for (Row& row : rows) {
             for (std::int16_t& value : row) {
               value = static_cast<std::int16_t>(largest < 2047 ? sample(random) : extreme(random) ? largest : -largest);
@@ -345,17 +346,17 @@ TEST_CASE("smoothing's kernel is the plain one, for any number of windows, rows 
             for (std::int16_t& limit : row) limit = static_cast<std::int16_t>(std::abs(sample(random)));
           }
           const auto smooth = [&](auto function, SmoothState& state) {
-            std::vector<Row> removed(count, Row(windows + 3 + kSmoothPadding, 5));
+            std::vector<Row> removed(count, Row(windows + kSmoothPadding, 5));
             const std::int16_t* from[kSmoothRows];
-            const std::int16_t* below[kSmoothRows];
+            const std::int16_t* below[kSmoothRows / 2];
             std::int16_t* to[kSmoothRows];
             for (std::uint32_t r = 0; r < count; ++r) {
               from[r] = rows[r].data();
-              below[r] = limits[r].data();
+              below[r / 2] = limits[r / 2].data();
               to[r] = removed[r].data();
             }
             function(state, from, below, count, to);
-            for (Row& row : removed) row.resize(windows + 3);
+            for (Row& row : removed) row.resize(windows);
             return removed;
           };
           CHECK(smooth(SmoothRows, fast) == smooth(plain::SmoothRows, expected));
@@ -380,8 +381,23 @@ TEST_CASE("samples to units and back are those of the plain functions, and the n
       CHECK(fast == expected);
       for (std::size_t x = 0; x < count; ++x) {
         const float units = std::clamp(12.5f * row[x], -2047.0f, 2047.0f);
-        CHECK(std::abs(static_cast<float>(fast[x]) - units) < 0.5001f);
+        CHECK(std::abs(static_cast<float>(fast[x]) - units) < 0.501f);
       }
+      std::vector<float> below(count);
+      for (float& value : below) value = sample(random);
+      const std::size_t half = (count + 1) / 2;
+      std::vector<std::int16_t> fast_half(half), expected_half(half);
+      ToHalvedSmoothUnits(row.data(), below.data(), 12.5f, count, fast_half.data());
+      plain::ToHalvedSmoothUnits(row.data(), below.data(), 12.5f, count, expected_half.data());
+      CHECK(fast_half == expected_half);
+      for (std::size_t x = 0; x < half; ++x) {
+        const std::size_t next = std::min(2 * x + 1, count - 1);
+        const float mean = (row[2 * x] + row[next] + below[2 * x] + below[next]) / 4;
+        CHECK(std::abs(static_cast<float>(fast_half[x]) - std::clamp(12.5f * mean, -2047.0f, 2047.0f)) < 0.501f);
+      }
+      std::vector<std::int16_t> doubled(2 * count);
+      DoubleSmoothUnits(fast.data(), count, doubled.data());
+      for (std::size_t x = 0; x < 2 * count; ++x) CHECK(doubled[x] == fast[x / 2]);
       std::vector<float> fast_out(count), expected_out(count);
       TakeSmoothUnits(row.data(), fast.data(), 0.1f, count, fast_out.data());
       plain::TakeSmoothUnits(row.data(), fast.data(), 0.1f, count, expected_out.data());
@@ -393,25 +409,31 @@ TEST_CASE("samples to units and back are those of the plain functions, and the n
 
 TEST_CASE("a window without limits loses all but its mean, one with a limit of 0 nothing") {
   using Row = std::array<std::int16_t, 4 + kSmoothPadding>;
-  // Of a row of one window only the first row of samples has all that it loses when the row is taken.
-  const Row rows[4] = {{4, 8, 15, 16}, {23, 42, -4, -8}, {-15, -16, -23, -42}, {1, 2, 3, 4}};
+  // One window, which begins at the first sample of the first row; four rows more for it to be written.
+  const Row rows[8] = {{4, 8, 15, 16}, {23, 42, -4, -8}, {-15, -16, -23, -42}, {1, 2, 3, 4}, {}, {}, {}, {}};
   float mean = 0;
   for (const Row& row : rows) {
     for (const std::int16_t value : row) mean += static_cast<float>(value) / 16;
   }
   for (const std::int16_t limit : {kLargestSmooth, std::int16_t{0}}) {
     SmoothState state(1);
-    Row limits{};
-    limits[0] = limit;
-    const std::int16_t* from[4] = {rows[0].data(), rows[1].data(), rows[2].data(), rows[3].data()};
-    const std::int16_t* below[4] = {limits.data(), limits.data(), limits.data(), limits.data()};
-    Row removed{};
-    std::int16_t* to[4] = {nullptr, nullptr, nullptr, removed.data()};
-    plain::SmoothRows(state, from, below, 4, to);
-    for (std::size_t x = 0; x < 4; ++x) {
-      // Four sums are rounded.
-      CHECK(std::abs(removed[x] - (limit > 0 ? rows[0][x] - mean : 0.0f)) <= 2.0f);
+    const Row none{};
+    const Row limits{limit};
+    const std::int16_t* from[8];
+    for (std::size_t r = 0; r < 8; ++r) from[r] = rows[r].data();
+    // Only the window of rows 0 to 3 has the limit.
+    const std::int16_t* of_pairs[4] = {none.data(), limits.data(), none.data(), none.data()};
+    Row removed[8] = {};
+    std::int16_t* to[8];
+    for (std::size_t r = 0; r < 8; ++r) to[r] = removed[r].data();
+    plain::SmoothRows(state, from, of_pairs, 8, to);
+    for (std::size_t r = 0; r < 4; ++r) {
+      CAPTURE(r);
+      // Four sums are rounded. In eighths: sixteen times what goes, divided by eight.
+      const float expected = limit > 0 ? 2 * (static_cast<float>(rows[r][0]) - mean) : 0.0f;
+      CHECK(std::abs(static_cast<float>(removed[r + 3][0]) - expected) <= 2.0f);
     }
+    CHECK(removed[7][0] == 0);
   }
 }
 
