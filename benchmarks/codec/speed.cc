@@ -13,9 +13,10 @@
 //                    1920 x 1080, on two threads
 //   preview_whole    the same with everything that a picture of this size needs
 //
-// P is "kodak" (kodim01, 768 x 512) or "panorama" (2048 x 1024 from the middle of the panorama of 16810 x 1708); what
-// needs test data that are missing is left out. Rates divide by the processors' time, on two threads by half of it: so
-// they hold on a machine where others compute, too; the column "Time" is what passed.
+// P is "kodak" (kodim01, 768 x 512) or "panorama" (2048 x 1024 from the middle of the panorama of 16810 x 1708), for
+// render and project also "4k" (3840 x 1708, likewise); what needs test data that are missing is left out. Rates divide
+// by the processors' time, on two threads by half of it: so they hold on a machine where others compute, too; column "Time"
+// is what passed.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
@@ -128,20 +129,24 @@ void PreviewOf(benchmark::State& state, const LargeFile& large, std::optional<st
   }
 }
 
-void Register(const Subject& subject) {
+// Of one that is `only_shown` no more than how fast it is rendered at full size.
+void Register(const Subject& subject, bool only_shown = false) {
   const auto add = [&](const std::string& what, auto body) {
     benchmark::RegisterBenchmark((what + "/" + subject.name).c_str(), std::move(body))
         ->Unit(benchmark::kMillisecond)
         ->MeasureProcessCPUTime();
   };
-  add("encode", [&subject](benchmark::State& state) { Encode(state, subject); });
-  add("decode", [&subject](benchmark::State& state) { Decode(state, subject, {}); });
-  add("decode_project", [&subject](benchmark::State& state) { Decode(state, subject, kProjection); });
+  if (!only_shown) {
+    add("encode", [&subject](benchmark::State& state) { Encode(state, subject); });
+    add("decode", [&subject](benchmark::State& state) { Decode(state, subject, {}); });
+    add("decode_project", [&subject](benchmark::State& state) { Decode(state, subject, kProjection); });
+  }
   add("render", [&subject](benchmark::State& state) { Render(state, subject, {}, subject.pixels()); });
-  add("render_half", [&subject](benchmark::State& state) { Render(state, subject, {{}, 1, 0}, subject.pixels()); });
   add("render_2", [&subject](benchmark::State& state) { Render(state, subject, {}, subject.pixels(), 2); });
   add("project", [&subject](benchmark::State& state) { Render(state, subject, kProjection, subject.pixels()); });
   add("project_2", [&subject](benchmark::State& state) { Render(state, subject, kProjection, subject.pixels(), 2); });
+  if (only_shown) return;
+  add("render_half", [&subject](benchmark::State& state) { Render(state, subject, {{}, 1, 0}, subject.pixels()); });
   const std::uint32_t width = std::min(subject.picture.width(), kScreenWidth);
   const std::uint32_t height = std::min(subject.picture.height(), kScreenHeight);
   const pixels::Rect window = {(subject.picture.width() - width) / 2, (subject.picture.height() - height) / 2, width,
@@ -201,18 +206,20 @@ int main(int argc, char** argv) {
   const char* folder = std::getenv("HOLO_TEST_DATA");
   const std::string data = folder != nullptr && *folder != '\0' ? folder : HOLO_TEST_DATA_DEFAULT;
   const std::string panorama = data + "/large/apollo17_pano_16810x1708.png";
-  const auto register_or_say = [](const auto& subject) {
+  const auto register_or_say = [](const auto& subject, auto... how) {
     if (subject) {
-      Register(*subject);
+      Register(*subject, how...);
     } else {
       std::fprintf(stderr, "left out: %s\n", holo::ToString(subject.error()).c_str());
     }
   };
   const auto kodak = Load("kodak", data + "/kodak/kodim01.png", 768, 768);
   const auto part = Load("panorama", panorama, 2048, 1024);
+  const auto wide = Load("4k", panorama, 3840, 2160);
   const auto whole = WriteLarge(panorama);
   register_or_say(kodak);
   register_or_say(part);
+  register_or_say(wide, true);
   register_or_say(whole);
   benchmark::RunSpecifiedBenchmarks();
   return 0;

@@ -49,7 +49,8 @@ class Renderer {
 
   // The samples of any window but of the top level: prepares and renders some rows of tiles at a time, on several
   // threads. Each gives rows of its own columns, `width` from `x` on, to `store`.
-  using Store = std::function<void(std::uint32_t x, std::uint32_t width, std::uint32_t y, const float* const* rows)>;
+  using Store = std::function<void(std::uint32_t x, std::uint32_t width, std::uint32_t y,
+                                   const transform::SampleRows& rows)>;
   void Stream(std::uint32_t level, std::uint32_t reduction, const Window& window, bool smooth, const Store& store);
 
  private:
@@ -157,8 +158,8 @@ class LevelRows {
           for (std::uint32_t x = 0; x < shape_.columns; ++x) sums[x] = {nullptr, nullptr, rows, mean[x]};
           AddCoefficients(g, y, limit, kernel.count, sums);
         }
-        transform::SynthesiseStrip(shape_, sums_.data(), scratch_.data(), RowOf(channel, next_strip_ * transform::kStripRows),
-                                   row_stride_);
+        float* const out = RowOf(channel, next_strip_ * transform::kStripRows);
+        transform::SynthesiseStrip(shape_, sums_.data(), scratch_.data(), out, row_stride_);
       }
     }
   }
@@ -214,7 +215,7 @@ class LevelRows {
     const std::size_t x = window_.x0 - std::size_t{patches_.x0} * px;
     for (std::uint32_t y = std::max(window_.y0, first ? 0 : top - half); y < std::min(finished, window_.y1); ++y) {
       for (std::uint32_t c = 0; c < channels; ++c) row_pointers_[c] = RowOf(c, y) + x;
-      sink(y, row_pointers_.data());
+      sink(y, {row_pointers_.data()});
     }
   }
 
@@ -260,9 +261,9 @@ std::vector<Plane> Renderer::Samples(std::uint32_t level, std::uint32_t reductio
   if (LevelAt(level).patch_px == 1) return TopSamples(level, window);
   std::vector<Plane> planes(state_.header.layout.channels, Plane(window.width(), window.height()));
   LevelRows(*this, level, reduction, window)
-      .Advance(LevelAt(level).patches_y, [&](std::uint32_t y, const float* const* rows) {
+      .Advance(LevelAt(level).patches_y, [&](std::uint32_t y, const transform::SampleRows& rows) {
         for (std::size_t c = 0; c < planes.size(); ++c) {
-          std::copy_n(rows[c], window.width(), planes[c].Row(y - window.y0));
+          std::copy_n(rows.samples[c], window.width(), planes[c].Row(y - window.y0));
         }
       });
   return planes;
@@ -361,14 +362,14 @@ void Renderer::Stream(std::uint32_t level_index, std::uint32_t reduction, const 
     Prepare(level_index, {patches.x0, y, patches.x1, end});
     codec::ForEach(threads_, columns.size(), [&](std::size_t i) {
       const Columns& one = columns[i];
-      const Sink finished = [&](std::uint32_t row, const float* const* rows) {
+      const Sink finished = [&](std::uint32_t row, const transform::SampleRows& rows) {
         store(one.part.x0, one.part.width(), row, rows);
       };
       if (one.smoother == nullptr) {
         one.rows->Advance(end, finished);
       } else {
         one.rows->Advance(
-            end, [&](std::uint32_t row, const float* const* rows) { one.smoother->Add(row, rows, finished); });
+            end, [&](std::uint32_t row, const auto& rows) { one.smoother->Add(row, rows.samples, finished); });
       }
     });
     y = end;
@@ -449,7 +450,7 @@ Result<void> RenderInto(const Decoder& decoder, const View& wanted, const Output
   const std::uint32_t reduction = view.scale_log2 - Log2(header.levels[level].px_per_sample);
   const bool ycbcr = header.color_transform == container::ColorTransform::kYCbCr;
   const std::uint32_t channels = header.layout.channels;
-  const auto store = [&](std::uint32_t x, std::uint32_t width, std::uint32_t y, const float* const* rows) {
+  const auto store = [&](std::uint32_t x, std::uint32_t width, std::uint32_t y, const transform::SampleRows& rows) {
     const std::size_t offset = std::size_t{x - target_rect.x} * channels;
     if (header.layout.sample_type == pixels::SampleType::kU8) {
       transform::StoreRow(rows, channels, ycbcr, width, target.RowU8(y - target_rect.y).data() + offset);
@@ -480,7 +481,7 @@ Result<void> RenderInto(const Decoder& decoder, const View& wanted, const Output
   std::vector<const float*> rows(channels);
   for (std::uint32_t y = 0; y < rect.height; ++y) {
     for (std::uint32_t c = 0; c < channels; ++c) rows[c] = planes[c].Row(y);
-    store(rect.x, rect.width, rect.y + y, rows.data());
+    store(rect.x, rect.width, rect.y + y, {rows.data()});
   }
   return {};
 }

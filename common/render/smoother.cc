@@ -13,8 +13,8 @@ constexpr std::int64_t kReach = transform::kSmoothPx - 1;
 // Two planes deep: three samples of half the size, an even number of them, from the far pixel of two.
 static_assert(container::kSmoothReach == 2 * (kReach + 1) + 1);
 
-// Of what all windows have removed from a sample: a window's inverse transform is what SmoothRows() adds, in eighths, and
-// eight windows hold the sample.
+// Of what all windows have removed from a sample: a window's inverse transform is what SmoothRows() adds, in eighths,
+// and eight windows hold the sample.
 constexpr float kShare = 0.8f / 16;
 
 std::int64_t EvenDown(std::int64_t at) { return at - (at & 1); }
@@ -113,16 +113,16 @@ Smoother::Smoother(const Window& window, std::uint32_t width, std::uint32_t heig
       height_(height),
       next_(window.y0),
       units_per_sample_(2 * transform::kSmoothUnits / range),
-      out_(channels) {
+      samples_(channels),
+      removed_(channels) {
   // Rows of half the size come half as often.
   constexpr std::uint32_t kBatch = transform::kSmoothRows;
   for (std::uint32_t c = 0; c < channels; ++c) {
-    const bool halved = ycbcr && c > 0;
+    const bool halved = ycbcr && (c == 1 || c == 2);
     const auto half = [halved](auto value) { return halved ? Halved(value) : value; };
     channels_.push_back({halved, PlaneSmoother(half(window), half(grown_), half(width), half(height),
                                                halved ? kBatch / 2 : kBatch, c, halved, limits)});
     channels_[c].doubled.resize(halved ? 2 * Halved(window).width() : 0);
-    channels_[c].taken.resize(window.width());
   }
 }
 
@@ -144,21 +144,18 @@ void Smoother::Add(std::uint32_t y, const float* const* rows, const Sink& sink) 
   for (; next_ < done; ++next_) {
     for (std::size_t c = 0; c < channels_.size(); ++c) {
       Channel& channel = channels_[c];
-      const std::int16_t* removed;
-      if (channel.halved) {
-        if (next_ % 2 == 0 || next_ == window_.y0) {
-          transform::DoubleSmoothUnits(channel.plane.Removed(next_ / 2), channel.doubled.size() / 2,
-                                       channel.doubled.data());
-        }
-        removed = channel.doubled.data() + window_.x0 % 2;
-      } else {
-        removed = channel.plane.Removed(next_);
+      samples_[c] = channel.rows[static_cast<std::size_t>(next_) % kRing] + (window_.x0 - grown_.x0);
+      if (!channel.halved) {
+        removed_[c] = channel.plane.Removed(next_);
+        continue;
       }
-      transform::TakeSmoothUnits(channel.rows[static_cast<std::size_t>(next_) % kRing] + (window_.x0 - grown_.x0),
-                                 removed, kShare / units_per_sample_, window_.width(), channel.taken.data());
-      out_[c] = channel.taken.data();
+      if (next_ % 2 == 0 || next_ == window_.y0) {
+        const std::int16_t* const units = channel.plane.Removed(next_ / 2);
+        transform::DoubleSmoothUnits(units, channel.doubled.size() / 2, channel.doubled.data());
+      }
+      removed_[c] = channel.doubled.data() + window_.x0 % 2;
     }
-    sink(static_cast<std::uint32_t>(next_), out_.data());
+    sink(static_cast<std::uint32_t>(next_), {samples_.data(), removed_.data(), kShare / units_per_sample_});
   }
 }
 

@@ -11,19 +11,19 @@
 
 namespace holo::render {
 
-// What smoothing removes from a window of one plane, rows of units coming from the top down: see transform::SmoothRows().
+// What smoothing removes from a window of one plane, whose rows come from the top down: see transform::SmoothRows().
 // One thread.
 class PlaneSmoother {
  public:
-  // Writes the limits of windows of a channel, `count` of them, of which the second sample of the second row is at column
-  // `x` and on, in row `y` or the one below, in samples of its plane, which may be halved; either may be outside by a few.
-  // In units of transform::kSmoothUnits. Returns the first row below from which on they may differ: others then hold for
-  // at least transform::kSmoothRows rows.
+  // Writes the limits of windows of a channel, `count` of them, of which the second sample of the second row is in
+  // column `x` and on, in the even row `y` or the one below, in samples of its plane, which may be halved; either may
+  // be outside by a few. In units of transform::kSmoothUnits. Returns the first row, an even one, from which on they
+  // may differ: others then hold for at least transform::kSmoothRows rows of the picture.
   using Limits = std::function<std::int64_t(std::uint32_t channel, bool halved, std::int64_t x, std::int64_t y,
                                             std::size_t count, std::int16_t* limits)>;
 
-  // Rows of `given` will come: of what Smoother::Grown() has, or more, from an even column and row on. Smooths `batch` rows
-  // at a time, an even number of at most transform::kSmoothRows.
+  // Rows of `given` will come: all that Smoother::Grown() has or more, from an even column and row on. Smooths `batch`
+  // rows at a time, an even number of at most transform::kSmoothRows.
   PlaneSmoother(const Window& window, const Window& given, std::uint32_t width, std::uint32_t height,
                 std::uint32_t batch, std::uint32_t channel, bool halved, Limits limits);
 
@@ -75,7 +75,7 @@ class Smoother {
   // The same window and what is up to container::kSmoothReach further, inside a picture of that size.
   [[nodiscard]] static Window Grown(const Window& window, std::uint32_t width, std::uint32_t height, bool ycbcr);
 
-  // Samples are up to half their `range` from zero. Of YCbCr, planes of colour differences are smoothed at half the size.
+  // Samples are up to half their `range` from zero. Of YCbCr, colour differences are smoothed at half the size.
   Smoother(const Window& window, std::uint32_t width, std::uint32_t height, std::uint32_t channels, bool ycbcr,
            float range, const PlaneSmoother::Limits& limits);
 
@@ -92,7 +92,6 @@ class Smoother {
     PlaneSmoother plane;
     std::vector<const float*> rows = std::vector<const float*>(kRing);  // of the grown window: row y is at y % kRing
     std::vector<std::int16_t> doubled{};                                // what is removed from two rows, if halved
-    AlignedVector<float> taken{};                                       // a row of the window
   };
 
   Window window_;
@@ -101,7 +100,8 @@ class Smoother {
   std::int64_t next_;  // the row that is given away next
   float units_per_sample_;
   std::vector<Channel> channels_;
-  std::vector<const float*> out_;  // into them
+  std::vector<const float*> samples_;         // of the row that is given away
+  std::vector<const std::int16_t*> removed_;  // from it
 };
 
 }  // namespace holo::render

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <functional>
 
+#include "common/transform/transform.h"
+
 namespace holo::render {
 
 // Half-open ranges of samples of one level, in samples reduced by 2^reduction.
@@ -13,7 +15,7 @@ struct Window {
   [[nodiscard]] std::uint32_t height() const { return y1 - y0; }
 };
 
-// Where finished rows go: `rows[channel]` are the samples of row `y` in the columns that were asked for.
-using Sink = std::function<void(std::uint32_t y, const float* const* rows)>;
+// Where finished rows go: the samples of row `y` in the columns that were asked for.
+using Sink = std::function<void(std::uint32_t y, const transform::SampleRows& rows)>;
 
 }  // namespace holo::render

@@ -22,10 +22,10 @@ void SynthesiseStrip(const StripShape& shape, const PatchSum* patches, float* sc
                      std::size_t out_stride) {
   plain::SynthesiseStrip(shape, patches, scratch, out, out_stride);
 }
-void StoreRow(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint8_t* out) {
+void StoreRow(const SampleRows& rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint8_t* out) {
   plain::StoreRow(rows, channels, ycbcr, count, out);
 }
-void StoreRow(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint16_t* out) {
+void StoreRow(const SampleRows& rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint16_t* out) {
   plain::StoreRow(rows, channels, ycbcr, count, out);
 }
 void ToSmoothUnits(const float* row, float scale, std::size_t count, std::int16_t* units) {
@@ -36,9 +36,6 @@ void ToHalvedSmoothUnits(const float* above, const float* below, float scale, st
 }
 void DoubleSmoothUnits(const std::int16_t* units, std::size_t count, std::int16_t* doubled) {
   plain::DoubleSmoothUnits(units, count, doubled);
-}
-void TakeSmoothUnits(const float* row, const std::int16_t* units, float scale, std::size_t count, float* out) {
-  plain::TakeSmoothUnits(row, units, scale, count, out);
 }
 void SmoothRows(SmoothState& state, const std::int16_t* const* rows, const std::int16_t* const* limits,
                 std::uint32_t count, std::int16_t* const* removed) {
@@ -76,10 +73,10 @@ float Gather(const Plane& plane, std::uint32_t x, std::uint32_t y, std::uint32_t
 void ProjectPatch(const Kernel& kernel, const float* patch, float* coefficients) {
   plain::Project(kernel, patch, coefficients);
 }
-void StoreRow8(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint8_t* out) {
+void StoreRow8(const SampleRows& rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint8_t* out) {
   plain::StoreRow(rows, channels, ycbcr, count, out);
 }
-void StoreRow16(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint16_t* out) {
+void StoreRow16(const SampleRows& rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint16_t* out) {
   plain::StoreRow(rows, channels, ycbcr, count, out);
 }
 void ToUnits(const float* row, float scale, std::size_t count, std::int16_t* units) {
@@ -90,9 +87,6 @@ void ToHalvedUnits(const float* above, const float* below, float scale, std::siz
 }
 void DoubleUnits(const std::int16_t* units, std::size_t count, std::int16_t* doubled) {
   plain::DoubleSmoothUnits(units, count, doubled);
-}
-void TakeUnits(const float* row, const std::int16_t* units, float scale, std::size_t count, float* out) {
-  plain::TakeSmoothUnits(row, units, scale, count, out);
 }
 void Smooth(SmoothState& state, const std::int16_t* const* rows, const std::int16_t* const* limits,
             std::uint32_t count, std::int16_t* const* removed) {
@@ -384,9 +378,19 @@ HWY_INLINE Rgb<Vector> FromYCbCr(Tag tag, Vector luma, Vector cb, Vector cr) {
           hn::Add(luma, hn::Mul(hn::Set(tag, kBlueOfCb), cb))};
 }
 
-// Three or four channels, at least a vector of pixels. kUsual: three of YCbCr.
-template <bool kUsual>
-void StorePixels8(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint8_t* out) {
+// A vector of row `c` from column `x` on.
+template <bool kRemoves, class Tag>
+HWY_INLINE hn::Vec<Tag> LoadSamples(Tag tag, const SampleRows& rows, std::size_t c, std::size_t x) {
+  const auto samples = hn::LoadU(tag, rows.samples[c] + x);
+  if constexpr (!kRemoves) return samples;
+  const auto units = hn::LoadU(hn::Rebind<std::int16_t, Tag>(), rows.removed[c] + x);
+  const auto wide = hn::PromoteTo(hn::RebindToSigned<Tag>(), units);
+  return hn::Sub(samples, hn::Mul(hn::Set(tag, rows.scale), hn::ConvertTo(tag, wide)));
+}
+
+// Three or four channels, at least a vector of pixels. kUsual: three of YCbCr; only of these may anything be removed.
+template <bool kUsual, bool kRemoves>
+void StorePixels8(const SampleRows& rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint8_t* out) {
   const hn::CappedTag<float, 16> tag;
   const hn::Rebind<std::uint32_t, decltype(tag)> pixels;
   const hn::Repartition<std::uint8_t, decltype(tag)> bytes;
@@ -400,7 +404,7 @@ void StorePixels8(const float* const* rows, std::uint32_t channels, bool ycbcr, 
   const auto cut = [&](auto samples) HWY_ATTR { return hn::BitCast(pixels, CutWide<std::uint8_t>(tag, samples)); };
   for (std::size_t x = 0; x < count; x += kPixels) {
     const std::size_t at = HWY_MIN(x, count - kPixels);  // the last ones may be written twice
-    const auto load = [&](std::size_t c) HWY_ATTR { return hn::LoadU(tag, rows[c] + at); };
+    const auto load = [&](std::size_t c) HWY_ATTR { return LoadSamples<kRemoves>(tag, rows, c, at); };
     const auto first = hn::Add(load(0), offset);
     Rgb<hn::Vec<decltype(tag)>> rgb{first, load(1), load(2)};
     if (kUsual || ycbcr) {
@@ -428,7 +432,33 @@ void StorePixels8(const float* const* rows, std::uint32_t channels, bool ycbcr, 
 }
 
 template <typename Sample>
-void StoreRowOf(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, Sample* out) {
+void StoreRowOf(const SampleRows& rows, std::uint32_t channels, bool ycbcr, std::size_t count, Sample* out);
+
+// Takes away what is removed first, some columns at a time.
+template <typename Sample>
+void StoreTaken(const SampleRows& rows, std::uint32_t channels, bool ycbcr, std::size_t count, Sample* out) {
+  const hn::CappedTag<float, 16> tag;
+  constexpr std::size_t kColumns = 64;
+  HWY_ALIGN float taken[32][kColumns];
+  const float* samples[32];
+  for (std::size_t x = 0; x < count; x += kColumns) {
+    const std::size_t size = HWY_MIN(kColumns, count - x);
+    for (std::uint32_t c = 0; c < channels; ++c) {
+      samples[c] = taken[c];
+      std::size_t i = 0;
+      for (; i + hn::Lanes(tag) <= size; i += hn::Lanes(tag)) {
+        hn::Store(LoadSamples<true>(tag, rows, c, x + i), tag, taken[c] + i);
+      }
+      for (; i < size; ++i) {
+        taken[c][i] = rows.samples[c][x + i] - rows.scale * static_cast<float>(rows.removed[c][x + i]);
+      }
+    }
+    StoreRowOf(SampleRows{samples}, channels, ycbcr, size, out + x * channels);
+  }
+}
+
+template <typename Sample>
+void StoreRowOf(const SampleRows& rows, std::uint32_t channels, bool ycbcr, std::size_t count, Sample* out) {
   // As many pixels as make vectors of 16 bytes.
   constexpr std::size_t kPixels = 16 / sizeof(Sample);
   const hn::CappedTag<float, kPixels> tag;
@@ -439,10 +469,14 @@ void StoreRowOf(const float* const* rows, std::uint32_t channels, bool ycbcr, st
   std::size_t x = 0;
   if constexpr (sizeof(Sample) == 1) {
     if ((channels == 3 || channels == 4) && count >= hn::MaxLanes(hn::CappedTag<float, 16>())) {
-      return channels == 3 && ycbcr ? StorePixels8<true>(rows, channels, ycbcr, count, out)
-                                    : StorePixels8<false>(rows, channels, ycbcr, count, out);
+      if (channels == 3 && ycbcr) {
+        return rows.removed != nullptr ? StorePixels8<true, true>(rows, channels, ycbcr, count, out)
+                                       : StorePixels8<true, false>(rows, channels, ycbcr, count, out);
+      }
+      if (rows.removed == nullptr) return StorePixels8<false, false>(rows, channels, ycbcr, count, out);
     }
   }
+  if (rows.removed != nullptr) return StoreTaken(rows, channels, ycbcr, count, out);
   if (channels == 1 || (sizeof(Sample) > 1 && (channels == 3 || channels == 4))) {
     using Whole = hn::Vec<decltype(whole)>;
     const hn::Rebind<Sample, decltype(tag)> part_tag;
@@ -457,7 +491,7 @@ void StoreRowOf(const float* const* rows, std::uint32_t channels, bool ycbcr, st
         return hn::Combine(whole, hn::Combine(half, parts[3], parts[2]), hn::Combine(half, parts[1], parts[0]));
       }
     };
-    const auto load = [&](std::uint32_t c, std::size_t at) HWY_ATTR { return hn::LoadU(tag, rows[c] + at); };
+    const auto load = [&](std::uint32_t c, std::size_t at) HWY_ATTR { return hn::LoadU(tag, rows.samples[c] + at); };
     for (; x + kPixels <= count; x += kPixels) {
       Part parts[4][kParts];
       for (std::size_t p = 0; p < kParts; ++p) {
@@ -484,14 +518,14 @@ void StoreRowOf(const float* const* rows, std::uint32_t channels, bool ycbcr, st
   }
   if (x == count) return;
   const float* rest[32];
-  for (std::uint32_t c = 0; c < channels; ++c) rest[c] = rows[c] + x;
-  plain::StoreRow(rest, channels, ycbcr, count - x, out + x * channels);
+  for (std::uint32_t c = 0; c < channels; ++c) rest[c] = rows.samples[c] + x;
+  plain::StoreRow({rest}, channels, ycbcr, count - x, out + x * channels);
 }
 
-void StoreRow8(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint8_t* out) {
+void StoreRow8(const SampleRows& rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint8_t* out) {
   StoreRowOf(rows, channels, ycbcr, count, out);
 }
-void StoreRow16(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint16_t* out) {
+void StoreRow16(const SampleRows& rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint16_t* out) {
   StoreRowOf(rows, channels, ycbcr, count, out);
 }
 
@@ -559,25 +593,12 @@ void DoubleUnits(const std::int16_t* units, std::size_t count, std::int16_t* dou
   plain::DoubleSmoothUnits(units + x, count - x, doubled + 2 * x);
 }
 
-void TakeUnits(const float* row, const std::int16_t* units, float scale, std::size_t count, float* out) {
-  const hn::CappedTag<float, 16> tag;
-  const hn::Rebind<std::int16_t, decltype(tag)> narrow;
-  const std::size_t lanes = hn::Lanes(tag);
-  std::size_t x = 0;
-  for (; x + lanes <= count; x += lanes) {
-    const auto whole = hn::PromoteTo(hn::RebindToSigned<decltype(tag)>(), hn::LoadU(narrow, units + x));
-    const auto share = hn::Mul(hn::Set(tag, scale), hn::ConvertTo(tag, whole));
-    hn::StoreU(hn::Sub(hn::LoadU(tag, row + x), share), tag, out + x);
-  }
-  plain::TakeSmoothUnits(row + x, units + x, scale, count - x, out + x);
-}
-
-// Lane x of a vector is the window of column x; those of odd columns are a row ahead, so that all lanes do the same. "Row"
-// is that of even columns, and the one above it of odd columns.
+// What is kept of the windows of some columns, a lane for each. In odd columns they begin a row above those of even
+// ones; apart from `row`, what is said of a row is in odd lanes about the row above it, so that all lanes do the same.
 template <class Vector>
 struct Column {
-  // The last row's coefficients, without what is ahead; sum and difference of the last two rows; what windows add to the
-  // next two rows; all of the last row that is complete.
+  // The last row, transformed; sum and difference of the two last ones; what windows add to the two rows after the last
+  // that is complete; that one.
   Vector row, sum, difference, next, after_next, complete;
 };
 
@@ -587,8 +608,8 @@ void Smooth(SmoothState& smooth, const std::int16_t* const* rows, const std::int
   using Vector = hn::Vec<decltype(tag)>;
   const SmoothStateAccess state(smooth);
   const std::size_t lanes = hn::Lanes(tag);
-  // Of each row, four shares that windows beginning 0 to 3 columns to the left have in a sample: those of a vector, behind
-  // the last of the vector before.
+  // Of each row, four shares that windows beginning 0 to 3 columns to the left have in a sample: those of a vector,
+  // behind the last of the vector before.
   HWY_ALIGN std::int16_t shares[kSmoothRows][4][2 * kSmoothLine] = {};
   for (std::size_t x = 0; x < state.windows(); x += lanes) {
     Column<Vector> columns[4];
@@ -646,8 +667,8 @@ void Smooth(SmoothState& smooth, const std::int16_t* const* rows, const std::int
     }
     for (std::uint32_t r = 0; r < count; ++r) {
       std::int16_t* const from = &shares[r][0][kSmoothLine];
-      const auto two = hn::Add(hn::Load(tag, from), hn::LoadU(tag, from + 2 * kSmoothLine - 1));
-      const auto others = hn::Add(hn::LoadU(tag, from + 4 * kSmoothLine - 2), hn::LoadU(tag, from + 6 * kSmoothLine - 3));
+      const auto share = [&](std::size_t j) HWY_ATTR { return hn::LoadU(tag, from + 2 * j * kSmoothLine - j); };
+      const auto two = hn::Add(share(0), share(1)), others = hn::Add(share(2), share(3));
       hn::StoreU(hn::Add(two, others), tag, removed[r] + x);
       for (std::size_t j = 1; j < 4; ++j) {
         std::copy_n(from + 2 * j * kSmoothLine + lanes - 4, 4, from + 2 * j * kSmoothLine - 4);
@@ -675,7 +696,6 @@ HWY_EXPORT(StoreRow16);
 HWY_EXPORT(ToUnits);
 HWY_EXPORT(ToHalvedUnits);
 HWY_EXPORT(DoubleUnits);
-HWY_EXPORT(TakeUnits);
 HWY_EXPORT(Smooth);
 
 void FilterRows(const LapMatrix& matrix, float* const* above, float* const* below, std::size_t count) {
@@ -691,10 +711,10 @@ void SynthesiseStrip(const StripShape& shape, const PatchSum* patches, float* sc
                      std::size_t out_stride) {
   HWY_DYNAMIC_DISPATCH(Strip)(shape, patches, scratch, out, out_stride);
 }
-void StoreRow(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint8_t* out) {
+void StoreRow(const SampleRows& rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint8_t* out) {
   HWY_DYNAMIC_DISPATCH(StoreRow8)(rows, channels, ycbcr, count, out);
 }
-void StoreRow(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint16_t* out) {
+void StoreRow(const SampleRows& rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint16_t* out) {
   HWY_DYNAMIC_DISPATCH(StoreRow16)(rows, channels, ycbcr, count, out);
 }
 void ToSmoothUnits(const float* row, float scale, std::size_t count, std::int16_t* units) {
@@ -705,9 +725,6 @@ void ToHalvedSmoothUnits(const float* above, const float* below, float scale, st
 }
 void DoubleSmoothUnits(const std::int16_t* units, std::size_t count, std::int16_t* doubled) {
   HWY_DYNAMIC_DISPATCH(DoubleUnits)(units, count, doubled);
-}
-void TakeSmoothUnits(const float* row, const std::int16_t* units, float scale, std::size_t count, float* out) {
-  HWY_DYNAMIC_DISPATCH(TakeUnits)(row, units, scale, count, out);
 }
 void SmoothRows(SmoothState& state, const std::int16_t* const* rows, const std::int16_t* const* limits,
                 std::uint32_t count, std::int16_t* const* removed) {

@@ -61,12 +61,11 @@ float GatherPatch(const Plane& plane, std::uint32_t x, std::uint32_t y, std::uin
 void Project(const Kernel& kernel, const float* patch, float* coefficients);
 void SynthesiseStrip(const StripShape& shape, const PatchSum* patches, float* scratch, float* out,
                      std::size_t out_stride);
-void StoreRow(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint8_t* out);
-void StoreRow(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint16_t* out);
+void StoreRow(const SampleRows& rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint8_t* out);
+void StoreRow(const SampleRows& rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint16_t* out);
 void ToSmoothUnits(const float* row, float scale, std::size_t count, std::int16_t* units);
 void ToHalvedSmoothUnits(const float* above, const float* below, float scale, std::size_t count, std::int16_t* units);
 void DoubleSmoothUnits(const std::int16_t* units, std::size_t count, std::int16_t* doubled);
-void TakeSmoothUnits(const float* row, const std::int16_t* units, float scale, std::size_t count, float* out);
 void SmoothRows(SmoothState& state, const std::int16_t* const* rows, const std::int16_t* const* limits,
                 std::uint32_t count, std::int16_t* const* removed);
 

@@ -61,20 +61,24 @@ Sample ToSample(float value) {
 }
 
 template <typename Sample>
-void StoreRowOf(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, Sample* out) {
+void StoreRowOf(const SampleRows& rows, std::uint32_t channels, bool ycbcr, std::size_t count, Sample* out) {
   constexpr float kOffset = kMidAndHalf<Sample>;
+  const auto sample = [&rows](std::uint32_t c, std::size_t x) {
+    const float projected = rows.samples[c][x];
+    return rows.removed != nullptr ? projected - rows.scale * static_cast<float>(rows.removed[c][x]) : projected;
+  };
   for (std::size_t x = 0; x < count; ++x, out += channels) {
     std::uint32_t c = 0;
     if (ycbcr) {
-      const float luma = rows[0][x] + kOffset;
-      const float cb = rows[1][x];
-      const float cr = rows[2][x];
+      const float luma = sample(0, x) + kOffset;
+      const float cb = sample(1, x);
+      const float cr = sample(2, x);
       out[0] = ToSample<Sample>(luma + kRedOfCr * cr);
       out[1] = ToSample<Sample>(luma - kGreenOfCr * cr - kGreenOfCb * cb);
       out[2] = ToSample<Sample>(luma + kBlueOfCb * cb);
       c = 3;
     }
-    for (; c < channels; ++c) out[c] = ToSample<Sample>(rows[c][x] + kOffset);
+    for (; c < channels; ++c) out[c] = ToSample<Sample>(sample(c, x) + kOffset);
   }
 }
 
@@ -224,11 +228,11 @@ void SynthesiseStrip(const StripShape& shape, const PatchSum* patches, float* /*
   }
 }
 
-void StoreRow(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint8_t* out) {
+void StoreRow(const SampleRows& rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint8_t* out) {
   StoreRowOf(rows, channels, ycbcr, count, out);
 }
 
-void StoreRow(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint16_t* out) {
+void StoreRow(const SampleRows& rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint16_t* out) {
   StoreRowOf(rows, channels, ycbcr, count, out);
 }
 
@@ -252,10 +256,6 @@ void ToHalvedSmoothUnits(const float* above, const float* below, float scale, st
 
 void DoubleSmoothUnits(const std::int16_t* units, std::size_t count, std::int16_t* doubled) {
   for (std::size_t x = 0; x < count; ++x) doubled[2 * x] = doubled[2 * x + 1] = units[x];
-}
-
-void TakeSmoothUnits(const float* row, const std::int16_t* units, float scale, std::size_t count, float* out) {
-  for (std::size_t x = 0; x < count; ++x) out[x] = row[x] - scale * static_cast<float>(units[x]);
 }
 
 void SmoothRows(SmoothState& smooth, const std::int16_t* const* rows, const std::int16_t* const* limits,

@@ -106,12 +106,19 @@ void SynthesiseStrip(const StripShape& shape, const PatchSum* patches, float* sc
 void LapBorderInverse(std::uint32_t patch_px, std::uint32_t reduction, float* const* above, float* const* below,
                       std::size_t count);
 
-// Interleaves rows[channels], `count` samples each, as integers: half the range is added, then rounded and clamped to
-// it. If `ycbcr`, the first three channels are converted to R, G, B.
-void StoreRow(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint8_t* out);
-void StoreRow(const float* const* rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint16_t* out);
+// Rows of samples, one a channel: samples[c][x] - scale * removed[c][x].
+struct SampleRows {
+  const float* const* samples;
+  const std::int16_t* const* removed = nullptr;  // null: nothing
+  float scale = 0;
+};
 
-// Smoothing: the Hadamard transform of windows of 4 x 4 samples of a plane, one beginning at every second sample, as the
+// Interleaves the rows of up to 32 channels, `count` samples each, as integers: half the range is added, then rounded
+// and clamped to it. If `ycbcr`, the first three channels are converted to R, G, B.
+void StoreRow(const SampleRows& rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint8_t* out);
+void StoreRow(const SampleRows& rows, std::uint32_t channels, bool ycbcr, std::size_t count, std::uint16_t* out);
+
+// Smoothing: the Hadamard transform of windows of 4 x 4 samples of a plane, which begin at every second sample, the
 // dark squares of a chessboard; of its coefficients but the first, those of less than a limit are what quantisation has
 // left of nothing. They are added up over the windows, and a share of them is taken away. On integers of 16 bits, of
 // which kSmoothUnits are half the range of samples: none of the sums below leaves them.
@@ -123,13 +130,11 @@ inline constexpr std::int16_t kLargestSmooth = 2047;  // sample or limit; larger
 
 // The nearest units, scale * row[x] for `count` samples.
 void ToSmoothUnits(const float* row, float scale, std::size_t count, std::int16_t* units);
-// The same for the means of 2 x 2 samples of two rows of `count`, (count + 1) / 2 of them: of an odd last column the mean
-// of 1 x 2.
+// The same for the means of 2 x 2 samples of two rows of `count`, (count + 1) / 2 of them: of an odd last column the
+// mean of 1 x 2.
 void ToHalvedSmoothUnits(const float* above, const float* below, float scale, std::size_t count, std::int16_t* units);
 // Each of `count` units twice.
 void DoubleSmoothUnits(const std::int16_t* units, std::size_t count, std::int16_t* doubled);
-// out[x] = row[x] - scale * units[x].
-void TakeSmoothUnits(const float* row, const std::int16_t* units, float scale, std::size_t count, float* out);
 
 // What SmoothRows() keeps of the rows above those that come next.
 class SmoothState {
@@ -145,13 +150,13 @@ class SmoothState {
   std::vector<std::int16_t> memory_;  // rows of stride_, from the first whole line on
 };
 
-// Takes the next rows of a plane, `count` of them: even, at most kSmoothRows. Each has `windows` samples and kSmoothPx - 1
-// more. In even columns, counted from 0, windows begin in even rows, counted from the first one ever taken, in odd columns
-// in odd rows; limits[i][x] is that of the window of column x that ends in rows[2 i + 1] or, in odd columns, in rows[2 i].
-// Writes to removed[i] what all these windows have removed from the first `windows` samples of the row kSmoothPx - 1 above
-// rows[i], in eighths of their units, rounded. All rows and limits are followed by kSmoothPadding integers that may be read
-// and, of `removed`, written. Windows that begin above the first row are taken for windows as well: whoever wants samples
-// of which all windows are inside leaves out the first kSmoothPx - 1 rows and columns, and twice as many of what is written.
+// Takes the next rows of a plane, `count` of them: even, at most kSmoothRows. Each has `windows` samples and
+// kSmoothPx - 1 more. In even columns, counted from 0, windows begin in even rows, counted from the first one ever
+// taken, in odd columns in odd rows; limits[i][x] is that of the window of column x that ends in rows[2 i + 1] or, in
+// odd columns, in rows[2 i]. Writes to removed[i] what all windows have removed from the first `windows` samples of the
+// row kSmoothPx - 1 above rows[i], in eighths of their units, rounded. Only from the kSmoothPx-th row and column of the
+// plane on have all windows of a sample been seen. All rows and limits are followed by kSmoothPadding integers that may
+// be read and, of `removed`, written.
 void SmoothRows(SmoothState& state, const std::int16_t* const* rows, const std::int16_t* const* limits,
                 std::uint32_t count, std::int16_t* const* removed);
 

@@ -16,17 +16,20 @@ using pixels::ColorModel;
 using pixels::Picture;
 using pixels::SampleType;
 
-Picture Scene(std::uint32_t width, std::uint32_t height) {
-  Picture picture = Picture::Create({width, height, 3, SampleType::kU8, ColorModel::kRgb, false}).value();
-  for (std::uint32_t y = 0; y < height; ++y) {
-    for (std::uint32_t x = 0; x < width; ++x) {
-      for (std::uint32_t c = 0; c < 3; ++c) {
+Picture Scene(const pixels::Layout& layout) {
+  Picture picture = Picture::Create(layout).value();
+  for (std::uint32_t y = 0; y < layout.height; ++y) {
+    for (std::uint32_t x = 0; x < layout.width; ++x) {
+      for (std::uint32_t c = 0; c < layout.channels; ++c) {
         const double v = 128 + 80 * std::sin(x * 0.11 + c) * std::cos(y * 0.07) + (x > y ? 20 : 0);
-        picture.Set(x, y, c, static_cast<std::uint16_t>(v));
+        picture.Set(x, y, c, static_cast<std::uint16_t>(layout.sample_type == SampleType::kU8 ? v : 257 * v));
       }
     }
   }
   return picture;
+}
+Picture Scene(std::uint32_t width, std::uint32_t height) {
+  return Scene({width, height, 3, SampleType::kU8, ColorModel::kRgb, false});
 }
 
 codec::Decoder DecoderOf(const Picture& picture, float quality, codec::Decoder::Options limits = {}) {
@@ -102,9 +105,12 @@ TEST_CASE("a smoothed region is that part of the smoothed whole: small pictures,
   codec::EncodeOptions options;
   options.quality = 40;
   options.lapped = true;
-  const auto file_of = [&options](std::uint32_t width, std::uint32_t height) {
-    const auto file = codec::Encode(Scene(width, height), options).value().file;
+  const auto reader_of = [&options](const Picture& picture) {
+    const auto file = codec::Encode(picture, options).value().file;
     return container::AssetReader::Open(std::make_shared<container::MemorySource>(file)).value();
+  };
+  const auto add_all = [](codec::Decoder& decoder, const container::AssetReader& reader) {
+    for (const auto& chunk : reader.chunks()) REQUIRE(decoder.AddChunk(chunk.id, reader.ReadChunk(chunk).value()));
   };
   constexpr pixels::Rect kSmall[] = {{0, 0, 1, 1}, {1, 0, 2, 1}, {0, 2, 1, 3},
                                      {2, 2, 1, 1}, {1, 1, 4, 3}, {3, 0, 1, 6}};
@@ -114,10 +120,23 @@ TEST_CASE("a smoothed region is that part of the smoothed whole: small pictures,
     const std::uint32_t height = size.second;
     CAPTURE(width);
     CAPTURE(height);
-    const auto reader = file_of(width, height);
+    const auto reader = reader_of(Scene(width, height));
     auto decoder = codec::Decoder::Create(reader.header(), basis::FindBuiltIn).value();
-    for (const auto& chunk : reader.chunks()) REQUIRE(decoder.AddChunk(chunk.id, reader.ReadChunk(chunk).value()));
+    add_all(decoder, reader);
     check(decoder, width, height, kSmall);
+  }
+  // Other channels: only those of colour differences are smoothed at half the size.
+  constexpr pixels::Layout kOthers[] = {{61, 45, 1, SampleType::kU8, ColorModel::kGray, false},
+                                        {61, 45, 4, SampleType::kU8, ColorModel::kRgb, true},
+                                        {61, 45, 3, SampleType::kU16, ColorModel::kRgb, false},
+                                        {61, 45, 5, SampleType::kU16, ColorModel::kGeneric, false}};
+  constexpr pixels::Rect kParts[] = {{0, 0, 61, 1}, {7, 1, 20, 44}, {33, 22, 28, 23}, {60, 44, 1, 1}};
+  for (const pixels::Layout& layout : kOthers) {
+    CAPTURE(layout.channels);
+    const auto reader = reader_of(Scene(layout));
+    auto decoder = codec::Decoder::Create(reader.header(), basis::FindBuiltIn).value();
+    add_all(decoder, reader);
+    check(decoder, layout.width, layout.height, kParts);
   }
   // Tiles of 256 and of 1024 pixels, known to different bit-planes or not at all.
   constexpr pixels::Rect kLarge[] = {{250, 0, 9, 9},      {254, 253, 3, 5},   {1020, 500, 30, 30}, {1023, 1022, 2, 4},
@@ -126,7 +145,7 @@ TEST_CASE("a smoothed region is that part of the smoothed whole: small pictures,
     const std::uint32_t width = size.first;
     const std::uint32_t height = size.second;
     CAPTURE(width);
-    const auto reader = file_of(width, height);
+    const auto reader = reader_of(Scene(width, height));
     auto decoder = codec::Decoder::Create(reader.header(), basis::FindBuiltIn).value();
     for (const auto& chunk : reader.chunks()) {
       if (chunk.id.level == 0 && chunk.id.layer + chunk.id.tile % 5 * 2 >= reader.header().layer_count) continue;
