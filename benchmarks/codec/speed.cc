@@ -15,8 +15,8 @@
 //
 // P is "kodak" (kodim01, 768 x 512) or "panorama" (2048 x 1024 from the middle of the panorama of 16810 x 1708), for
 // render and project also "4k" (3840 x 1708, likewise); what needs test data that are missing is left out. Rates divide
-// by the processors' time, on two threads by half of it: so they hold on a machine where others compute, too; column "Time"
-// is what passed.
+// by the processors' time, on two threads by half of it: so they hold on a machine where others compute, too; "Time" is
+// what passed.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>

@@ -167,7 +167,7 @@ class Window {
 
   Result<void> Redraw(const pixels::Rect& changed) {
     const codec::Decoder& decoder = content_.decoder();
-    // Smoothed once it has come to rest: that takes three times as long.
+    // Smoothed once it has come to rest: that takes twice as long.
     const bool at_rest = client::Clock::now() >= rest_at_;
     const render::View view{viewport_.Region(), ScaleLog2(viewport_.zoom()), k_, at_rest};
     const bool same_view = canvas_ && drawn_by_ == &decoder && canvas_->view().region == view.region &&

@@ -11,7 +11,6 @@
 
 #include "common/codec/decoder_state.h"
 #include "common/codec/parallel.h"
-#include "common/render/aligned.h"
 #include "common/render/smoother.h"
 #include "common/render/window.h"
 
@@ -104,7 +103,7 @@ class LevelRows {
     const std::uint32_t patch_rows = strip_patch_rows();
     next_strip_ = patches_.y0 / patch_rows;
     end_strip_ = (patches_.y1 + patch_rows - 1) / patch_rows;
-    row_stride_ = InLines<float>(shape_.padded_width());
+    row_stride_ = transform::InLines<float>(shape_.padded_width());
     const std::uint32_t channels = renderer.state_.header.layout.channels;
     // A strip's last rows wait for the next one: what is written is up to a strip and a half ahead of what is given away.
     constexpr std::uint32_t kAhead = transform::kStripRows + transform::kStripRows / 2;
@@ -229,8 +228,8 @@ class LevelRows {
   std::uint32_t end_strip_ = 0;
   std::size_t row_stride_ = 0;
   std::uint32_t ring_rows_ = 0;
-  AlignedVector<float> rows_;  // [channel][ring_rows_][row_stride_]; row y of the level is at y % ring_rows_
-  AlignedVector<float> scratch_;
+  transform::AlignedVector<float> rows_;  // [channel][ring_rows_][row_stride_]; row y of the level is at y % ring_rows_
+  transform::AlignedVector<float> scratch_;
   std::vector<transform::PatchSum> sums_;
   std::vector<const float*> row_pointers_;
 };

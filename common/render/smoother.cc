@@ -58,7 +58,7 @@ PlaneSmoother::PlaneSmoother(const Window& window, const Window& given, std::uin
       right_(given.x1 < width ? given.x1 : width + kReach),
       bottom_(given.y1 < height ? given.y1 : EvenUp(height + kReach)),
       samples_(static_cast<std::size_t>(right_ - left_)),
-      stride_(InLines<std::int16_t>(samples_ + transform::kSmoothPadding)),
+      stride_(transform::InLines<std::int16_t>(samples_ + transform::kSmoothPadding)),
       limits_of_(std::move(limits)),
       next_(given.y0),
       smoothed_(given.y0 > 0 ? given.y0 : EvenDown(-kReach)),
@@ -120,8 +120,8 @@ Smoother::Smoother(const Window& window, std::uint32_t width, std::uint32_t heig
   for (std::uint32_t c = 0; c < channels; ++c) {
     const bool halved = ycbcr && (c == 1 || c == 2);
     const auto half = [halved](auto value) { return halved ? Halved(value) : value; };
-    channels_.push_back({halved, PlaneSmoother(half(window), half(grown_), half(width), half(height),
-                                               halved ? kBatch / 2 : kBatch, c, halved, limits)});
+    channels_.push_back({PlaneSmoother(half(window), half(grown_), half(width), half(height),
+                                       halved ? kBatch / 2 : kBatch, c, halved, limits)});
     channels_[c].doubled.resize(halved ? 2 * Halved(window).width() : 0);
   }
 }
@@ -131,7 +131,7 @@ void Smoother::Add(std::uint32_t y, const float* const* rows, const Sink& sink) 
   for (std::size_t c = 0; c < channels_.size(); ++c) {
     Channel& channel = channels_[c];
     channel.rows[y % kRing] = rows[c];
-    if (!channel.halved) {
+    if (!channel.plane.halved()) {
       transform::ToSmoothUnits(rows[c], units_per_sample_, grown_.width(), channel.plane.Next());
       channel.plane.Added();
     } else if (y % 2 == 1 || y + 1 == height_) {
@@ -139,13 +139,13 @@ void Smoother::Add(std::uint32_t y, const float* const* rows, const Sink& sink) 
       transform::ToHalvedSmoothUnits(above, rows[c], units_per_sample_, grown_.width(), channel.plane.Next());
       channel.plane.Added();
     }
-    done = std::min(done, channel.halved ? 2 * channel.plane.done() : channel.plane.done());
+    done = std::min(done, channel.plane.halved() ? 2 * channel.plane.done() : channel.plane.done());
   }
   for (; next_ < done; ++next_) {
     for (std::size_t c = 0; c < channels_.size(); ++c) {
       Channel& channel = channels_[c];
       samples_[c] = channel.rows[static_cast<std::size_t>(next_) % kRing] + (window_.x0 - grown_.x0);
-      if (!channel.halved) {
+      if (!channel.plane.halved()) {
         removed_[c] = channel.plane.Removed(next_);
         continue;
       }

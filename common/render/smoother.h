@@ -5,7 +5,6 @@
 #include <functional>
 #include <vector>
 
-#include "common/render/aligned.h"
 #include "common/render/window.h"
 #include "common/transform/transform.h"
 
@@ -31,6 +30,7 @@ class PlaneSmoother {
   [[nodiscard]] std::int16_t* Next() { return UnitsOf(next_) + (given_.x0 - left_); }
   void Added();
 
+  [[nodiscard]] bool halved() const { return halved_; }
   // Rows of the window above this one are done.
   [[nodiscard]] std::int64_t done() const { return smoothed_ - kReach; }
   // What is removed from row `y` of the window, one of the last transform::kSmoothRows or some more that are done.
@@ -62,8 +62,8 @@ class PlaneSmoother {
   Limits limits_of_;
   std::int64_t next_;      // the row that comes next
   std::int64_t smoothed_;  // the first row that has not been
-  AlignedVector<std::int16_t> units_;    // [kRing][stride_]: row y is at y % kRing
-  AlignedVector<std::int16_t> removed_;  // [kRing][stride_]
+  transform::AlignedVector<std::int16_t> units_;    // [kRing][stride_]: row y is at y % kRing
+  transform::AlignedVector<std::int16_t> removed_;  // [kRing][stride_]
   std::vector<std::int16_t> limits_[2];  // the last ones, and those before
   std::int64_t limits_end_;              // the row from which on others are needed
   transform::SmoothState state_;
@@ -80,7 +80,8 @@ class Smoother {
            float range, const PlaneSmoother::Limits& limits);
 
   // `rows[channel]` is row `y`, the one below the last, of the grown window's columns. It must stay as it is while the
-  // next kKept are added.
+  // next kKept are added. At half the size a row is done with the batch of eight that holds the third row below it: at
+  // most ten rows later, twenty-one of the picture's.
   static constexpr std::uint32_t kKept = 24;
   void Add(std::uint32_t y, const float* const* rows, const Sink& sink);
 
@@ -88,7 +89,6 @@ class Smoother {
   static constexpr std::uint32_t kRing = 32;  // rows, more than kKept
 
   struct Channel {
-    bool halved;
     PlaneSmoother plane;
     std::vector<const float*> rows = std::vector<const float*>(kRing);  // of the grown window: row y is at y % kRing
     std::vector<std::int16_t> doubled{};                                // what is removed from two rows, if halved

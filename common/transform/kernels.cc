@@ -467,7 +467,9 @@ void StoreRowOf(const SampleRows& rows, std::uint32_t channels, bool ycbcr, std:
   const auto offset = hn::Set(tag, kMidAndHalf<Sample>);
   const hn::FixedTag<Sample, kPixels> whole;
   std::size_t x = 0;
-  if constexpr (sizeof(Sample) == 1) {
+  // Of bytes only single channels, and few pixels, are stored below.
+  constexpr bool kBytes = sizeof(Sample) == 1;
+  if constexpr (kBytes) {
     if ((channels == 3 || channels == 4) && count >= hn::MaxLanes(hn::CappedTag<float, 16>())) {
       if (channels == 3 && ycbcr) {
         return rows.removed != nullptr ? StorePixels8<true, true>(rows, channels, ycbcr, count, out)
@@ -477,7 +479,7 @@ void StoreRowOf(const SampleRows& rows, std::uint32_t channels, bool ycbcr, std:
     }
   }
   if (rows.removed != nullptr) return StoreTaken(rows, channels, ycbcr, count, out);
-  if (channels == 1 || (sizeof(Sample) > 1 && (channels == 3 || channels == 4))) {
+  if (channels == 1 || (!kBytes && (channels == 3 || channels == 4))) {
     using Whole = hn::Vec<decltype(whole)>;
     const hn::Rebind<Sample, decltype(tag)> part_tag;
     using Part = hn::Vec<decltype(part_tag)>;
@@ -496,7 +498,7 @@ void StoreRowOf(const SampleRows& rows, std::uint32_t channels, bool ycbcr, std:
       Part parts[4][kParts];
       for (std::size_t p = 0; p < kParts; ++p) {
         const std::size_t at = x + p * kPart;
-        if (sizeof(Sample) > 1 && ycbcr) {
+        if (!kBytes && ycbcr) {
           const auto rgb = FromYCbCr(tag, hn::Add(load(0, at), offset), load(1, at), load(2, at));
           parts[0][p] = Cut<Sample>(tag, rgb.red);
           parts[1][p] = Cut<Sample>(tag, rgb.green);
@@ -507,7 +509,7 @@ void StoreRowOf(const SampleRows& rows, std::uint32_t channels, bool ycbcr, std:
         }
       }
       Sample* to = out + x * channels;
-      if (channels == 1 || sizeof(Sample) == 1) {
+      if (kBytes || channels == 1) {
         hn::StoreU(join(parts[0]), whole, to);
       } else if (channels == 3) {
         hn::StoreInterleaved3(join(parts[0]), join(parts[1]), join(parts[2]), whole, to);

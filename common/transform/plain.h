@@ -36,22 +36,17 @@ void FilterRows(const LapMatrix& matrix, float* const* above, float* const* belo
 inline constexpr float kSmoothRounder = 3 << 22;
 
 // Inside a SmoothState. What its rows are for is up to those who use it, not mixed: all are 0 at first.
-inline constexpr std::size_t kSmoothLine = 32;    // integers in a line of the cache
+inline constexpr std::size_t kSmoothLine = kLine / sizeof(std::int16_t);
 inline constexpr std::size_t kSmoothColumns = 6;  // that kernels keep of each of a row's four coefficients
-// Of `stride` integers, at least a line more than samples.
+// Of `stride_` integers, at least a line more than samples.
 inline constexpr std::size_t kSmoothStateRows = 25;
 struct SmoothStateAccess {
-  explicit SmoothStateAccess(SmoothState& state) : state_(state) {
-    const auto at = reinterpret_cast<std::uintptr_t>(state.memory_.data()) / sizeof(std::int16_t);
-    first_ = state.memory_.data() + (kSmoothLine - at % kSmoothLine) % kSmoothLine;
-  }
+  explicit SmoothStateAccess(SmoothState& state) : state_(state) {}
   [[nodiscard]] std::size_t windows() const { return state_.windows_; }
-  [[nodiscard]] std::size_t stride() const { return state_.stride_; }
-  [[nodiscard]] std::int16_t* Row(std::size_t i) const { return first_ + i * state_.stride_; }
+  [[nodiscard]] std::int16_t* Row(std::size_t i) const { return state_.memory_.data() + i * state_.stride_; }
 
  private:
   SmoothState& state_;
-  std::int16_t* first_;
 };
 
 namespace plain {

@@ -323,7 +323,7 @@ void SmoothRows(SmoothState& smooth, const std::int16_t* const* rows, const std:
 }  // namespace plain
 SmoothState::SmoothState(std::size_t windows)
     : windows_(windows),
-      stride_((windows + kSmoothPx - 1 + 3 * kSmoothLine) / kSmoothLine * kSmoothLine),
-      memory_(kSmoothStateRows * stride_ + kSmoothLine) {}
+      stride_(InLines<std::int16_t>(windows + kSmoothPx - 1 + kSmoothLine)),
+      memory_(kSmoothStateRows * stride_) {}
 
 }  // namespace holo::transform

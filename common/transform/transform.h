@@ -15,6 +15,8 @@
 #include <span>
 #include <vector>
 
+#include "common/transform/aligned.h"
+
 namespace holo::transform {
 
 // A [height, width] row-major float32 buffer of samples.
@@ -146,8 +148,8 @@ class SmoothState {
  private:
   friend struct SmoothStateAccess;
   std::size_t windows_;
-  std::size_t stride_;                // whole lines of the cache
-  std::vector<std::int16_t> memory_;  // rows of stride_, from the first whole line on
+  std::size_t stride_;
+  AlignedVector<std::int16_t> memory_;  // rows of stride_
 };
 
 // Takes the next rows of a plane, `count` of them: even, at most kSmoothRows. Each has `windows` samples and

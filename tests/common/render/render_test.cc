@@ -6,7 +6,9 @@
 #include <cmath>
 #include <span>
 #include <utility>
+#include <vector>
 
+#include "common/codec/decoder_state.h"
 #include "common/quality/quality.h"
 
 namespace holo::render {
@@ -152,6 +154,134 @@ TEST_CASE("a smoothed region is that part of the smoothed whole: small pictures,
       REQUIRE(decoder.AddChunk(chunk.id, reader.ReadChunk(chunk).value()));
     }
     check(decoder, width, height, kLarge);
+  }
+}
+
+struct Samples {
+  int width = 0;
+  int height = 0;
+  std::vector<double> at;  // [height, width]
+};
+
+// Before the colour transform.
+std::vector<Samples> PlanesOf(const Picture& picture) {
+  const auto width = static_cast<int>(picture.width());
+  const auto height = static_cast<int>(picture.height());
+  std::vector<Samples> planes(picture.channels(), {width, height, {}});
+  for (int i = 0; i < width * height; ++i) {
+    std::vector<double> pixel;
+    for (std::uint32_t c = 0; c < picture.channels(); ++c) {
+      pixel.push_back(picture.At(i % width, i / width, c) - 32768.0);
+    }
+    if (pixel.size() >= 3) {
+      const double luma = 0.299 * pixel[0] + 0.587 * pixel[1] + 0.114 * pixel[2];
+      const double cb = (pixel[2] - luma) / 1.772;
+      const double cr = (pixel[0] - luma) / 1.402;
+      pixel[0] = luma, pixel[1] = cb, pixel[2] = cr;
+    }
+    for (std::size_t c = 0; c < pixel.size(); ++c) planes[c].at.push_back(pixel[c]);
+  }
+  return planes;
+}
+
+Samples Halved(const Samples& plane) {
+  Samples half{(plane.width + 1) / 2, (plane.height + 1) / 2, {}};
+  for (int y = 0; y < plane.height; y += 2) {
+    for (int x = 0; x < plane.width; x += 2) {
+      const int right = std::min(x + 1, plane.width - 1);
+      const int below = std::min(y + 1, plane.height - 1) * plane.width;
+      const int here = y * plane.width;
+      const double sum = plane.at[here + x] + plane.at[here + right] + plane.at[below + x] + plane.at[below + right];
+      half.at.push_back(sum / 4);
+    }
+  }
+  return half;
+}
+
+Samples Doubled(const Samples& half, int width, int height) {
+  Samples plane{width, height, {}};
+  for (int i = 0; i < width * height; ++i) plane.at.push_back(half.at[i / width / 2 * half.width + i % width / 2]);
+  return plane;
+}
+
+// What smoothing takes from a plane by FORMAT.md, window by window.
+Samples Removed(const Samples& plane, double limit) {
+  const auto mirrored = [](int at, int size) {
+    if (at < 0) at = -1 - at;
+    if (at >= size) at = 2 * size - 1 - at;
+    return std::clamp(at, 0, size - 1);
+  };
+  constexpr int kHadamard[4][4] = {{1, 1, 1, 1}, {1, 1, -1, -1}, {1, -1, 1, -1}, {1, -1, -1, 1}};
+  Samples removed{plane.width, plane.height, std::vector<double>(plane.at.size())};
+  const auto add_window = [&](int x, int y) {
+    for (int u = 1; u < 16; ++u) {
+      const auto sign = [&](int i) { return kHadamard[u / 4][i / 4] * kHadamard[u % 4][i % 4]; };
+      double coefficient = 0;
+      for (int i = 0; i < 16; ++i) {
+        const int row = mirrored(y + i / 4, plane.height);
+        coefficient += sign(i) * plane.at[row * plane.width + mirrored(x + i % 4, plane.width)];
+      }
+      if (std::abs(coefficient) >= limit) continue;
+      for (int i = 0; i < 16; ++i) {
+        const int column = x + i % 4;
+        const int row = y + i / 4;
+        if (column < 0 || row < 0 || column >= plane.width || row >= plane.height) continue;
+        removed.at[row * plane.width + column] += 0.8 / 128 * sign(i) * coefficient;
+      }
+    }
+  };
+  for (int y = -3; y < plane.height; ++y) {
+    for (int x = -3; x < plane.width; ++x) {
+      if ((x + y) % 2 == 0) add_window(x, y);
+    }
+  }
+  return removed;
+}
+
+TEST_CASE("smoothing takes away what FORMAT.md says: colour differences halved, alpha and grey at full size") {
+  const auto check = [](const pixels::Layout& layout) {
+    CAPTURE(layout.channels);
+    CAPTURE(layout.width);
+    Picture scene = Scene(layout);
+    for (std::uint32_t i = 0; i < layout.width * layout.height * layout.channels; ++i) {
+      const std::uint32_t c = i % layout.channels;
+      const std::uint32_t x = i / layout.channels % layout.width;
+      const std::uint32_t y = i / layout.channels / layout.width;
+      const std::uint32_t noise = ((y * layout.width + x) * 7919 + c * 104729) % 4001;
+      scene.Set(x, y, c, static_cast<std::uint16_t>(scene.At(x, y, c) + noise));
+    }
+    const codec::Decoder decoder = DecoderOf(scene, 60);
+    const auto tile = decoder.state().Patches(std::vector<codec::Decoder::State::TileId>{{0, 0}}, 1).front();
+    const auto before = PlanesOf(Render(decoder, {{}, 0, 0, false}).value());
+    const auto after = PlanesOf(Render(decoder, {}).value());
+    for (std::uint32_t c = 0; c < layout.channels; ++c) {
+      CAPTURE(c);
+      const auto& groups = decoder.header().groups;
+      std::size_t g = 0;
+      while (c >= groups[g].first_channel + groups[g].channel_count) ++g;
+      const double step = tile->groups[g].known_step;
+      const double limit = 4 * decoder.header().smoothing / 64.0 * step / (1 + step / (65535 / 4.0));
+      const bool is_difference = layout.channels > 1 && (c == 1 || c == 2);
+      const Samples& plane = before[c];
+      const Samples expected = is_difference
+                                   ? Doubled(Removed(Halved(plane), 0.3 * limit), plane.width, plane.height)
+                                   : Removed(plane, limit);
+      double wrong = 0;
+      double all = 0;
+      for (std::size_t i = 0; i < plane.at.size(); ++i) {
+        wrong += std::abs(plane.at[i] - after[c].at[i] - expected.at[i]);
+        all += std::abs(expected.at[i]);
+      }
+      // Samples and limits are rounded to units of 20 levels, and coefficients next to the limit may stay or go.
+      const auto count = static_cast<double>(plane.at.size());
+      CHECK(wrong / count < 10);
+      if (plane.width > 3) CHECK(all / count > 60);
+    }
+  };
+  for (const std::pair<std::uint32_t, std::uint32_t>& size : {std::pair{61u, 45u}, {30u, 34u}, {3u, 5u}}) {
+    check({size.first, size.second, 1, SampleType::kU16, ColorModel::kGray, false});
+    check({size.first, size.second, 3, SampleType::kU16, ColorModel::kRgb, false});
+    check({size.first, size.second, 4, SampleType::kU16, ColorModel::kRgb, true});
   }
 }
 

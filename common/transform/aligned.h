@@ -1,11 +1,11 @@
-// Vectors that begin with a line of the cache, so that those of a processor do not lie across two. Private to render/.
+// Vectors that begin with a line of the cache, so that those of a processor do not lie across two.
 #pragma once
 
 #include <cstddef>
 #include <new>
 #include <vector>
 
-namespace holo::render {
+namespace holo::transform {
 
 inline constexpr std::size_t kLine = 64;  // bytes
 
@@ -32,4 +32,4 @@ constexpr std::size_t InLines(std::size_t count) {
   return (count + kLanes - 1) / kLanes * kLanes;
 }
 
-}  // namespace holo::render
+}  // namespace holo::transform
